@@ -1,0 +1,15 @@
+//! What exists: the model, its immutable [`Snapshot`], the label parser, the sources, and the one
+//! loop that drives whoever acts on it. Knows no consumer and no kernel.
+//!
+//! Read in this order: [`model`], [`snapshot`], [`note`], [`consumer`], [`labels`], [`source`].
+
+pub mod consumer;
+pub mod id;
+pub mod model;
+pub mod note;
+pub mod route_spec;
+pub mod snapshot;
+
+pub use consumer::{Consumer, Outcome, Report, drive};
+pub use note::{Note, Notes, Severity};
+pub use snapshot::{Draft, Snapshot, World};

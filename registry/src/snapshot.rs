@@ -1,0 +1,246 @@
+//! The world at one moment, immutable and numbered, with an index for each question asked of it.
+//!
+//! Invariants, kept by [`Snapshot::build`]
+//! - *closed*: every id inside names something inside; what pointed nowhere was dropped with a note;
+//! - *ordered*: the same draft gives an equal snapshot, in whatever order its parts came;
+//! - *numbered*: a consumer that saw generation N never needs one below it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::id::{NetworkId, NodeId, SandboxId, ServiceId, TaskId};
+use crate::model::{Network, Node, Sandbox, Service, Task};
+use crate::note::Notes;
+
+/// All that a source found, in any order, not yet checked against itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Draft {
+    /// Networks; a second one of the same id is ignored. The same holds below.
+    pub networks: Vec<Network>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// Tasks.
+    pub tasks: Vec<Task>,
+    /// Sandboxes.
+    pub sandboxes: Vec<Sandbox>,
+    /// Nodes.
+    pub nodes: Vec<Node>,
+    /// The node that this process runs on, where there is more than one.
+    pub this_node: Option<NodeId>,
+    /// What the source had to say.
+    pub notes: Notes,
+}
+
+/// The world at one moment. See the module for what it promises.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Snapshot {
+    generation: u64,
+    stale: Option<String>,
+    networks: BTreeMap<NetworkId, Network>,
+    services: BTreeMap<ServiceId, Service>,
+    tasks: BTreeMap<TaskId, Task>,
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+    nodes: BTreeMap<NodeId, Node>,
+    this_node: Option<NodeId>,
+    notes: Notes,
+    tasks_of: BTreeMap<ServiceId, BTreeSet<TaskId>>,
+    tasks_on: BTreeMap<NetworkId, BTreeSet<TaskId>>,
+    services_on: BTreeMap<NetworkId, BTreeSet<ServiceId>>,
+}
+
+impl Snapshot {
+    /// Checks `draft` against itself, drops what points nowhere with a note, and indexes the rest.
+    pub fn build(draft: Draft, generation: u64) -> Self {
+        let Draft { networks, services, tasks, sandboxes, nodes, this_node, notes } = draft;
+        let mut built = Self { generation, this_node, notes, ..Self::default() };
+        for network in sorted(networks, |it| it.id.clone()) {
+            built.networks.entry(network.id.clone()).or_insert(network);
+        }
+        for service in sorted(services, |it| it.id.clone()) {
+            built.insert_service(service);
+        }
+        for task in sorted(tasks, |it| it.id.clone()) {
+            built.insert_task(task);
+        }
+        for sandbox in sorted(sandboxes, |it| it.id.clone()) {
+            built.insert_sandbox(sandbox);
+        }
+        built.nodes = nodes.into_iter().map(|it| (it.id.clone(), it)).collect();
+        built
+    }
+
+    /// Its number; grows by one with each change.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Why this is not the present, when the source could not be read since.
+    pub fn stale(&self) -> Option<&str> {
+        self.stale.as_deref()
+    }
+
+    /// The same world, marked as not the present any more.
+    #[must_use]
+    pub fn marked_stale(&self, reason: impl Into<String>) -> Self {
+        Self { stale: Some(reason.into()), ..self.clone() }
+    }
+
+    /// Whether `other` describes the same world, whatever its generation.
+    pub fn same_world(&self, other: &Self) -> bool {
+        self.networks == other.networks
+            && self.services == other.services
+            && self.tasks == other.tasks
+            && self.sandboxes == other.sandboxes
+            && self.nodes == other.nodes
+            && self.this_node == other.this_node
+            && self.notes == other.notes
+            && self.stale == other.stale
+    }
+
+    /// What the sources had to say.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// The node that this process runs on.
+    pub fn this_node(&self) -> Option<&NodeId> {
+        self.this_node.as_ref()
+    }
+
+    /// All networks, by id.
+    pub fn networks(&self) -> impl ExactSizeIterator<Item = &Network> {
+        self.networks.values()
+    }
+
+    /// All services, by id.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// All tasks, by id.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
+        self.tasks.values()
+    }
+
+    /// All sandboxes, by id.
+    pub fn sandboxes(&self) -> impl ExactSizeIterator<Item = &Sandbox> {
+        self.sandboxes.values()
+    }
+
+    /// All nodes, by id.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// One network.
+    pub fn network(&self, id: &NetworkId) -> Option<&Network> {
+        self.networks.get(id)
+    }
+
+    /// The networks of that name, compared case-insensitively.
+    pub fn networks_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Network> {
+        self.networks.values().filter(move |it| it.name.eq_ignore_ascii_case(name))
+    }
+
+    /// One service.
+    pub fn service(&self, id: &ServiceId) -> Option<&Service> {
+        self.services.get(id)
+    }
+
+    /// One task.
+    pub fn task(&self, id: &TaskId) -> Option<&Task> {
+        self.tasks.get(id)
+    }
+
+    /// One sandbox.
+    pub fn sandbox(&self, id: &SandboxId) -> Option<&Sandbox> {
+        self.sandboxes.get(id)
+    }
+
+    /// The sandbox that users call `name` (or its id, or an unambiguous prefix `NAME.` of a Swarm
+    /// task's name: `web.1` finds `web.1.abcd...`).
+    pub fn sandbox_named(&self, name: &str) -> Option<&Sandbox> {
+        let exact = |it: &&Sandbox| it.name == name || it.id.as_str() == name;
+        self.sandboxes.values().find(exact).or_else(|| {
+            let prefix = format!("{name}.");
+            let mut matching = self.sandboxes.values().filter(|it| it.name.starts_with(&prefix));
+            matching.next().filter(|_| matching.next().is_none())
+        })
+    }
+
+    /// The tasks of a service, by id, in whatever state.
+    pub fn tasks_of(&self, service: &ServiceId) -> impl Iterator<Item = &Task> {
+        self.tasks_of.get(service).into_iter().flatten().filter_map(|id| self.tasks.get(id))
+    }
+
+    /// The tasks on a network, by id, those without a service included.
+    pub fn tasks_on(&self, network: &NetworkId) -> impl Iterator<Item = &Task> {
+        self.tasks_on.get(network).into_iter().flatten().filter_map(|id| self.tasks.get(id))
+    }
+
+    /// The services on a network, by id.
+    pub fn services_on(&self, network: &NetworkId) -> impl Iterator<Item = &Service> {
+        self.services_on.get(network).into_iter().flatten().filter_map(|id| self.services.get(id))
+    }
+
+    fn insert_service(&mut self, mut service: Service) {
+        let (networks, notes) = (&self.networks, &mut self.notes);
+        service.networks.retain(|id, _| known(networks, id, "service", &service.name, notes));
+        for network in service.networks.keys() {
+            self.services_on.entry(network.clone()).or_default().insert(service.id.clone());
+        }
+        self.services.entry(service.id.clone()).or_insert(service);
+    }
+
+    fn insert_task(&mut self, mut task: Task) {
+        if self.tasks.contains_key(&task.id) {
+            return;
+        }
+        let (networks, notes) = (&self.networks, &mut self.notes);
+        task.networks.retain(|id, _| known(networks, id, "task", &task.name, notes));
+        if task.service.as_ref().is_some_and(|id| !self.services.contains_key(id)) {
+            task.service = None;
+        }
+        if let Some(service) = &task.service {
+            self.tasks_of.entry(service.clone()).or_default().insert(task.id.clone());
+        }
+        for network in task.networks.keys() {
+            self.tasks_on.entry(network.clone()).or_default().insert(task.id.clone());
+        }
+        self.tasks.insert(task.id.clone(), task);
+    }
+
+    fn insert_sandbox(&mut self, mut sandbox: Sandbox) {
+        let (networks, notes) = (&self.networks, &mut self.notes);
+        sandbox.networks.retain(|it| known(networks, &it.network, "sandbox", &sandbox.name, notes));
+        sandbox.tasks.retain(|id| self.tasks.contains_key(id));
+        self.sandboxes.entry(sandbox.id.clone()).or_insert(sandbox);
+    }
+}
+
+/// What consumers hold: the newest snapshot, shared.
+pub type World = tokio::sync::watch::Receiver<Arc<Snapshot>>;
+
+fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    items.sort_by_key(|it| key(it));
+    items
+}
+
+fn known(
+    networks: &BTreeMap<NetworkId, Network>,
+    id: &NetworkId,
+    kind: &str,
+    name: &str,
+    notes: &mut Notes,
+) -> bool {
+    let known = networks.contains_key(id);
+    if !known {
+        notes.warning(
+            format!("{kind} {name}"),
+            "",
+            format!("is on network {id}, which the registry does not know"),
+            "none needed if the network is being created or removed",
+        );
+    }
+    known
+}

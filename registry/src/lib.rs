@@ -9,6 +9,7 @@ pub mod model;
 pub mod note;
 pub mod route_spec;
 pub mod snapshot;
+pub mod source;
 
 pub use consumer::{Consumer, Outcome, Report, drive};
 pub use note::{Note, Notes, Severity};

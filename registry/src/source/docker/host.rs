@@ -1,0 +1,38 @@
+//! What the Docker source needs of this machine's kernel, as a trait: the registry knows no kernel.
+
+use std::future::Future;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc;
+
+/// The machine on which the engine runs.
+pub trait Host: Send + Sync + 'static {
+    /// The cookie (`SO_NETNS_COOKIE`) of the network namespace at `path`. May block for well under
+    /// a millisecond; called off the runtime's workers.
+    fn netns_cookie(&self, path: &Path) -> io::Result<u64>;
+
+    /// The cookie of the host's own network namespace: containers there are no sandboxes.
+    fn host_cookie(&self) -> io::Result<u64>;
+
+    /// Sends into `nudge` whenever the neighbour table of the namespace at `path` changes. A full
+    /// `nudge` already says so: never wait for room. Ends when the namespace is gone, or at once
+    /// when it cannot be entered.
+    fn watch_neighbours(
+        &self,
+        path: PathBuf,
+        nudge: mpsc::Sender<()>,
+    ) -> impl Future<Output = ()> + Send + 'static;
+
+    /// One question (A) asked of the engine's own resolver inside the sandbox at `path`, bounded
+    /// in time by the implementation (under half a second). `name` has no trailing dot, e.g.
+    /// `tasks.web.frontend`. `cookie` is the namespace that is meant: another one at that path is
+    /// not asked. `None`: no such resolver, no answer, or an answer other than NOERROR.
+    fn engine_tasks(
+        &self,
+        path: &Path,
+        cookie: u64,
+        name: &str,
+    ) -> impl Future<Output = Option<Vec<Ipv4Addr>>> + Send;
+}

@@ -5,7 +5,9 @@
 
 pub mod consumer;
 pub mod id;
+pub mod labels;
 pub mod model;
+pub mod nearest;
 pub mod note;
 pub mod route_spec;
 pub mod snapshot;

@@ -32,6 +32,12 @@ pub trait Consumer: Send {
     /// failed.
     fn apply(&mut self, plan: &Arc<Self::Plan>) -> impl Future<Output = Outcome> + Send;
 
+    /// Resolves when something besides the snapshot that [`Consumer::compile`] reads has changed,
+    /// e.g. the VIPs that another consumer allocated. Must be safe to drop and call again.
+    fn nudged(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// How long without a change until [`Consumer::apply`] is called again all the same, to look
     /// after what others may have changed and to refresh what expires.
     fn upkeep(&self) -> Option<Duration> {
@@ -70,6 +76,11 @@ pub async fn drive<C: Consumer>(
     reports: watch::Sender<Option<Arc<Report<C::Plan>>>>,
     stop: CancellationToken,
 ) {
+    // Before the first reading there is no world, which is not the same as an empty one.
+    tokio::select! {
+        read = world.wait_for(|snapshot| snapshot.generation() > 0) => if read.is_err() { return },
+        () = stop.cancelled() => return,
+    }
     let mut backoff = Backoff::default();
     loop {
         let snapshot = Arc::clone(&world.borrow_and_update());
@@ -88,6 +99,7 @@ pub async fn drive<C: Consumer>(
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = world.changed() => match changed { Ok(()) => break, Err(_) => return },
+                () = consumer.nudged() => break,
                 () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
             outcome = consumer.apply(&plan).await;

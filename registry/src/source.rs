@@ -35,7 +35,8 @@ impl Publisher {
     pub fn publish(&self, draft: Draft) -> bool {
         let last = self.current();
         let next = Snapshot::build(draft, last.generation().saturating_add(1));
-        let differs = !next.same_world(&last);
+        // The first reading is news even when it finds nothing: an empty world is then known.
+        let differs = last.generation() == 0 || !next.same_world(&last);
         if differs {
             self.sender.send_replace(Arc::new(next));
         }

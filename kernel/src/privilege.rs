@@ -1,0 +1,77 @@
+//! What this process may ask of the kernel, and the sentence that says what is missing.
+//!
+//! Always true here: nothing is changed by looking, and every sentence ends with what to do.
+
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink, socket_with};
+use rustix::thread::{CapabilitySet, capabilities};
+
+/// What is missing; the text is one sentence with the remedy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Missing {
+    /// `CAP_NET_ADMIN`: nftables, routes, conntrack.
+    #[error(
+        "portolan may not change the network (CAP_NET_ADMIN is missing): run it with sudo, or try \
+         `portolan demo`, which needs no root"
+    )]
+    NetAdmin,
+    /// `CAP_SYS_ADMIN`: entering containers' network namespaces.
+    #[error(
+        "portolan may not enter containers' network namespaces (CAP_SYS_ADMIN is missing): run it \
+         with sudo, or try `portolan demo`, which needs no root"
+    )]
+    SysAdmin,
+    /// The kernel has no nftables.
+    #[error(
+        "this kernel has no nftables: load it with `modprobe nf_tables`, or set \
+         `vip.data_plane = \"userspace\"`"
+    )]
+    Nftables,
+    /// The machine's configuration forbids user namespaces to ordinary users.
+    #[error(
+        "this machine does not let you make user namespaces: allow them with `sysctl \
+         kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000` (and, on Ubuntu, \
+         `kernel.apparmor_restrict_unprivileged_userns=0`), or run as root"
+    )]
+    UserNamespaces,
+}
+
+/// Whether this process may do all that `portolan up` does; the first thing missing otherwise.
+pub fn check() -> Result<(), Missing> {
+    // Where the kernel does not say, nothing is claimed to be missing: the first use will tell.
+    if let Ok(sets) = capabilities(None) {
+        if !sets.effective.contains(CapabilitySet::NET_ADMIN) {
+            return Err(Missing::NetAdmin);
+        }
+        if !sets.effective.contains(CapabilitySet::SYS_ADMIN) {
+            return Err(Missing::SysAdmin);
+        }
+    }
+    check_nftables()
+}
+
+/// Whether this kernel speaks nftables at all.
+pub fn check_nftables() -> Result<(), Missing> {
+    let netfilter = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::NETFILTER),
+    );
+    if netfilter.is_ok() { Ok(()) } else { Err(Missing::Nftables) }
+}
+
+/// Whether the machine's configuration lets this user make user namespaces, as `portolan demo`
+/// needs. A security module may still refuse; making one is the final test.
+pub fn check_user_namespaces() -> Result<(), Missing> {
+    let is = |path: &str, forbidding: &str| {
+        std::fs::read_to_string(Path::new("/proc/sys").join(path))
+            .is_ok_and(|value| value.trim() == forbidding)
+    };
+    let root = rustix::process::geteuid().is_root();
+    let none = is("user/max_user_namespaces", "0");
+    let root_only = is("kernel/unprivileged_userns_clone", "0")
+        || is("kernel/apparmor_restrict_unprivileged_userns", "1");
+    if none || (root_only && !root) { Err(Missing::UserNamespaces) } else { Ok(()) }
+}

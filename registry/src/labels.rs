@@ -44,17 +44,5 @@ fn subject(service: &Service) -> String {
     format!("service {}", service.name)
 }
 
-/// What of a user's text is shown in a note: on one line and not endless, since it ends up in logs
-/// and terminals.
-fn shown(text: &str) -> String {
-    /// Longer than any value that is right.
-    const SHOWN: usize = 80;
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push_str("...");
-    }
-    shown
-}
-
 /// Host names read of one route. Users list a handful; nobody may fill the route table alone.
 const MAX_HOSTS: usize = 256;

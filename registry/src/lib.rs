@@ -4,6 +4,7 @@
 //! Read in this order: [`model`], [`snapshot`], [`note`], [`consumer`], [`labels`], [`source`].
 
 pub mod consumer;
+pub mod document;
 pub mod id;
 pub mod labels;
 pub mod model;

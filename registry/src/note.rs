@@ -97,6 +97,25 @@ impl Notes {
     }
 }
 
+/// What of a user's text is shown in a note: on one line and not endless, since it ends up in logs
+/// and on terminals.
+pub fn shown(text: &str) -> String {
+    /// Longer than any value that is right.
+    const SHOWN: usize = 80;
+    let mut shown: String = text.chars().take(SHOWN).flat_map(escaped).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// Quotes stay as they are; what cannot be seen, or moves the cursor, is spelt out.
+fn escaped(character: char) -> impl Iterator<Item = char> {
+    let plain = matches!(character, '\'' | '"' | '\\').then_some(character);
+    let spelt = plain.is_none().then(|| character.escape_debug());
+    plain.into_iter().chain(spelt.into_iter().flatten())
+}
+
 impl<'a> IntoIterator for &'a Notes {
     type Item = &'a Note;
     type IntoIter = std::slice::Iter<'a, Note>;

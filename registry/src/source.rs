@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::snapshot::{Draft, Snapshot};
 
 pub mod docker;
+pub mod world;
 
 /// The sending end of a [`crate::World`], with the rules that every source obeys.
 #[derive(Debug)]

@@ -7,10 +7,10 @@
 
 use super::keys::{self, V1};
 use super::values::{self, Bad};
-use super::{MAX_HOSTS, shown, subject};
+use super::{MAX_HOSTS, subject};
 use crate::model::Service;
 use crate::nearest::nearest;
-use crate::note::Notes;
+use crate::note::{Notes, shown};
 use crate::route_spec::{BackendMode, RouteSpec};
 
 /// The route of `service`, where its v1 labels ask for one that can be read.

@@ -2,11 +2,11 @@
 //!
 //! Sources: Interlock's `com.docker.lb.*` (v2, v3) and `interlock.*` (v1), and portolan's own.
 
+use super::subject;
 use super::values::{self, Bad};
-use super::{shown, subject};
 use crate::model::Service;
 use crate::nearest::nearest;
-use crate::note::Notes;
+use crate::note::{Notes, shown};
 use crate::route_spec::BackendMode;
 
 /// Prefix of the router's labels.

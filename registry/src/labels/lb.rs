@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::keys::{self, Key, LB};
-use super::{MAX_HOSTS, shown, subject, values};
+use super::{MAX_HOSTS, subject, values};
 use crate::model::Service;
 use crate::nearest::{closest, nearest};
-use crate::note::Notes;
+use crate::note::{Notes, shown};
 use crate::route_spec::{BackendMode, RouteSpec};
 
 /// The routes of `service`, and whether it has any label of this family at all.

@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Gives every service one address on each of its networks, and spreads what comes to that address
+//! over the service's serving tasks, in the kernel of every sandbox.
+//!
+//! Read in this order: [`plan`], [`compile`], [`allocate`], [`diff`], `layout`, `ruleset`,
+//! `sandbox`, [`apply`].
+//!
+//! Invariants
+//! - *compile never fails*: what cannot be done is a note on its service;
+//! - *one transaction*: a change of a service is one, and no packet sees half of it;
+//! - *established connections stay*: only connections to tasks that are gone are cut;
+//! - *a dead portolan leaves VIPs standing*, for ten minutes: after that addresses may be somebody
+//!   else's, and the tables switch themselves off.
+
+pub mod allocate;
+pub mod compile;
+pub mod diff;
+mod layout;
+pub mod lease;
+mod lease_file;
+pub mod plan;
+mod readback;
+mod ruleset;
+mod slots;
+
+pub use compile::{Config, compile};
+pub use plan::{Addresses, Plan};

@@ -1,0 +1,112 @@
+//! What has to change in one sandbox, as values that print as people read them.
+//!
+//! Law: the changes from one plan to another, done in order to what the first one asks for, give
+//! what the second one asks for; from a plan to itself there are none.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::plan::{Balance, Balances, SandboxPlan, Slots, VipRoute};
+
+/// One change in one sandbox.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change<'a> {
+    /// A VIP comes.
+    AddVip {
+        /// The address.
+        vip: Ipv4Addr,
+        /// Where its connections go.
+        balance: &'a Balance,
+    },
+    /// A VIP goes; connections through it that exist go on.
+    RemoveVip {
+        /// The address.
+        vip: Ipv4Addr,
+        /// Where its connections went.
+        old: &'a [Ipv4Addr],
+    },
+    /// New connections to a VIP go elsewhere; those that exist stay.
+    SetSlots {
+        /// The address.
+        vip: Ipv4Addr,
+        /// The slots until now.
+        old: &'a [Ipv4Addr],
+        /// The slots from now on.
+        new: &'a [Ipv4Addr],
+    },
+    /// Tasks are gone for good: what still is connected to them through the VIP is cut.
+    Cut {
+        /// The address.
+        vip: Ipv4Addr,
+        /// The addresses of the tasks that are gone.
+        gone: BTreeSet<Ipv4Addr>,
+    },
+    /// VIPs get a way out.
+    AddRoute(VipRoute),
+    /// A way out is no longer needed.
+    RemoveRoute(VipRoute),
+}
+
+/// What leads from `old` to `new`: routes first, so that no VIP answers before it is reachable.
+pub fn diff<'a>(old: &'a SandboxPlan, new: &'a SandboxPlan) -> Vec<Change<'a>> {
+    // No `..`: a new field must be answered for here. Who the sandbox is does not change what it
+    // holds; another namespace under the same name is a new sandbox to `apply`.
+    let SandboxPlan { name: _, netns: _, cookie: _, balances, routes } = new;
+    let mut changes = diff_routes(&old.routes, routes);
+    changes.extend(diff_balances(&old.balances, balances));
+    changes
+}
+
+/// What leads from one set of routes to another.
+pub(crate) fn diff_routes<'a>(
+    old: &BTreeSet<VipRoute>,
+    new: &BTreeSet<VipRoute>,
+) -> Vec<Change<'a>> {
+    let gone = old.difference(new).map(|it| Change::RemoveRoute(*it));
+    gone.chain(new.difference(old).map(|it| Change::AddRoute(*it))).collect()
+}
+
+/// What leads from one table of balances to another.
+pub(crate) fn diff_balances<'a>(old: &'a Balances, new: &'a Balances) -> Vec<Change<'a>> {
+    let gone = old.iter().filter(|(vip, _)| !new.contains_key(vip));
+    let mut changes: Vec<_> =
+        gone.map(|(vip, it)| Change::RemoveVip { vip: *vip, old: &it.slots }).collect();
+    for (vip, want) in new {
+        match old.get(vip) {
+            None => changes.push(Change::AddVip { vip: *vip, balance: want }),
+            Some(have) if have == want => {}
+            Some(have) => changes.extend(diff_balance(*vip, have, want)),
+        }
+    }
+    changes
+}
+
+fn diff_balance<'a>(
+    vip: Ipv4Addr,
+    old: &'a Balance,
+    new: &'a Balance,
+) -> impl Iterator<Item = Change<'a>> {
+    // Names are for people; the kernel does not hold them.
+    let Balance { service: _, network: _, slots, alive } = new;
+    let set = Change::SetSlots { vip, old: &old.slots, new: slots };
+    let gone: BTreeSet<_> = old.alive.difference(alive).copied().collect();
+    let cut = (!gone.is_empty()).then_some(Change::Cut { vip, gone });
+    (old.slots != *slots).then_some(set).into_iter().chain(cut)
+}
+
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddVip { vip, balance } => write!(f, "add {vip} {balance}"),
+            Self::RemoveVip { vip, old: _ } => write!(f, "remove {vip}"),
+            Self::SetSlots { vip, old: _, new } => write!(f, "set {vip} -> {}", Slots(new)),
+            Self::Cut { vip, gone } => {
+                write!(f, "cut {vip}")?;
+                gone.iter().try_for_each(|it| write!(f, " {it}"))
+            }
+            Self::AddRoute(route) => write!(f, "add route {route}"),
+            Self::RemoveRoute(route) => write!(f, "remove route {route}"),
+        }
+    }
+}

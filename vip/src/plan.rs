@@ -1,0 +1,119 @@
+//! What is to be true: which address stands for which tasks, in which sandbox.
+//!
+//! A plan is plain values, ordered and comparable. It holds no descriptor and no reading of a
+//! clock but those in [`Leases`]. What is the same for many sandboxes is one value behind an
+//! [`Arc`]: sandboxes on the same networks share one table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use registry::id::{NetworkId, SandboxId, ServiceId};
+
+use crate::lease::Leases;
+
+/// All that a snapshot asks of the VIP manager.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    /// What each network namespace is to hold.
+    pub sandboxes: BTreeMap<SandboxId, SandboxPlan>,
+    /// The VIP of every service on every network that has one, fixed or allocated.
+    pub addresses: Arc<Addresses>,
+    /// Which addresses of the pool are given to whom, to be kept on disk.
+    pub leases: Arc<Leases>,
+}
+
+/// The VIP of a service on a network: what the resolver answers for its name.
+pub type Addresses = BTreeMap<(ServiceId, NetworkId), IpAddr>;
+
+/// The balances of one sandbox, by VIP.
+pub type Balances = BTreeMap<Ipv4Addr, Arc<Balance>>;
+
+/// What one network namespace is to hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SandboxPlan {
+    /// What users call it.
+    pub name: String,
+    /// Path of the namespace.
+    pub netns: PathBuf,
+    /// The namespace's cookie, when the source knew it: another one at the path is a stranger.
+    pub cookie: Option<u64>,
+    /// Where a connection to each VIP goes.
+    pub balances: Arc<Balances>,
+    /// How packets to VIPs outside their network's subnets leave.
+    pub routes: BTreeSet<VipRoute>,
+}
+
+/// Where new connections to one VIP go.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Balance {
+    /// The service's name, for people.
+    pub service: String,
+    /// The network's name, for people.
+    pub network: String,
+    /// Task addresses in the order in which they get connections; a weight is several slots.
+    /// Empty: connections are refused.
+    pub slots: Vec<Ipv4Addr>,
+    /// Addresses of tasks that may hold connections: serving ones and those that drain. What goes
+    /// to another address is cut.
+    pub alive: BTreeSet<Ipv4Addr>,
+}
+
+/// A route to VIPs that no subnet of the sandbox covers. Without it the packet would get the
+/// address of the default route's interface as its source, and the answer would not come back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub struct VipRoute {
+    /// The VIPs: a network's block of the pool, or one address.
+    pub block: Ipv4Net,
+    /// The sandbox's own address on that network; its interface is the way out.
+    pub source: Ipv4Addr,
+}
+
+impl fmt::Display for VipRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {}", self.block, self.source)
+    }
+}
+
+/// `10.0.1.2 web.frontend -> 10.0.1.5 10.0.1.6`, one line a VIP and route: fixtures and logs.
+impl fmt::Display for SandboxPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (vip, balance) in &*self.balances {
+            writeln!(f, "{vip} {balance}")?;
+        }
+        for route in &self.routes {
+            writeln!(f, "route {route}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} -> {}", self.service, self.network, Slots(&self.slots))?;
+        let idle: Vec<_> = self.alive.iter().filter(|it| !self.slots.contains(it)).collect();
+        for (index, address) in idle.iter().enumerate() {
+            write!(f, "{}{address}", if index == 0 { ", draining " } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+/// A list of slots as people read it.
+pub(crate) struct Slots<'a>(pub(crate) &'a [Ipv4Addr]);
+
+impl fmt::Display for Slots<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("refused");
+        }
+        for (index, address) in self.0.iter().enumerate() {
+            let gap = if index == 0 { "" } else { " " };
+            write!(f, "{gap}{address}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! Ways out for VIPs that no subnet of the namespace covers.
+//!
+//! Every route made here carries portolan's protocol number and is of no other use, so that those
+//! of a portolan that died are known and removed.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use kernel::netns::Netns;
+use kernel::route::{self, Route, RouteError};
+
+use crate::plan::VipRoute;
+
+/// What came of settling the routes of a namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// How many were added, replaced or removed.
+    pub(crate) changes: usize,
+    /// Ours that are there now.
+    pub(crate) there: BTreeSet<VipRoute>,
+    /// Those that could not be made.
+    pub(crate) failures: Vec<RoutesError>,
+}
+
+/// Why routes are not as planned.
+#[derive(Debug, thiserror::Error)]
+pub enum RoutesError {
+    /// The plan is ahead of the namespace, or behind it.
+    #[error("no interface has the address {source_address}, from which {block} would be reached")]
+    NoInterface {
+        /// The VIPs that have no way out.
+        block: IpNet,
+        /// The sandbox's own address on their network.
+        source_address: Ipv4Addr,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] RouteError),
+}
+
+/// Makes our routes in the namespace exactly `want`.
+pub(crate) fn settle(netns: &Netns, want: &BTreeSet<VipRoute>) -> Result<Settled, RoutesError> {
+    let mut there = route::routes(netns)?;
+    there.retain(|it| it.protocol == route::PROTOCOL);
+    let mut settled = Settled::default();
+    if there.is_empty() && want.is_empty() {
+        return Ok(settled);
+    }
+    let addresses = route::addresses(netns)?;
+    let device_of = |own: Ipv4Addr| {
+        addresses.iter().find(|(_, it)| it.addr() == IpAddr::V4(own)).map(|(name, _)| name)
+    };
+    for &VipRoute { block, source } in want {
+        let Some(device) = device_of(source) else {
+            let block = IpNet::V4(block);
+            settled.failures.push(RoutesError::NoInterface { block, source_address: source });
+            continue;
+        };
+        let route = Route {
+            destination: IpNet::V4(block),
+            device: device.clone(),
+            source: Some(IpAddr::V4(source)),
+            gateway: None,
+            protocol: route::PROTOCOL,
+        };
+        if let Some(place) = there.iter().position(|it| *it == route) {
+            there.swap_remove(place);
+        } else if let Err(error) = route::add_route(netns, &route) {
+            settled.failures.push(error.into());
+            continue;
+        } else {
+            settled.changes += 1;
+            // Adding replaces a route to the same destination, whatever it was.
+            there.retain(|it| it.destination != route.destination);
+        }
+        settled.there.insert(VipRoute { block, source });
+    }
+    for old in there {
+        match route::delete_route(netns, &old) {
+            Ok(()) => settled.changes += 1,
+            Err(error) => settled.failures.push(error.into()),
+        }
+    }
+    Ok(settled)
+}

@@ -16,7 +16,7 @@ use std::path::Path;
 use crate::document::{self, Document, FileError};
 use crate::snapshot::Draft;
 
-pub use watch::run;
+pub use watch::{Follower, open};
 
 /// Reads a world file. `file` is how its mistakes name it.
 pub fn parse(text: &str, file: &str) -> Result<Draft, Vec<FileError>> {

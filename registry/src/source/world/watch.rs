@@ -20,56 +20,78 @@ use crate::document::FileError;
 use crate::snapshot::Draft;
 use crate::source::Publisher;
 
-/// Publishes the world of the file at `path` and every change of it, until `stop`. When the first
-/// reading fails there is no world to keep: its errors are returned at once.
-pub async fn run(
-    path: PathBuf,
-    publisher: Publisher,
-    stop: CancellationToken,
-) -> Result<(), Vec<FileError>> {
-    let (sender, mut hints) = mpsc::channel(HINTS);
+/// Publishes the world of the file at `path`. When that cannot be read there is no world to keep:
+/// all its mistakes are returned.
+pub fn open(path: &Path, publisher: &Publisher) -> Result<Follower, Vec<FileError>> {
+    let (sender, hints) = mpsc::channel(HINTS);
     // Watched before it is read, so that no change falls in between.
-    let mut watcher = watch(&path, &sender);
-    let mut stamp = Stamp::of(&path);
-    publisher.publish(read(&path).await?);
-    let mut said = Vec::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            Some(hint) = hints.recv() => match hint {
-                Hint::Elsewhere if Stamp::of(&path) == stamp => continue,
-                Hint::Elsewhere | Hint::Whole => {}
-                Hint::Partly => settle(&mut hints).await,
-            },
-            () = sleep(POLL) => {
-                if Stamp::of(&path) == stamp {
-                    continue;
-                }
-                // The folder itself may have been replaced, and the watch with it.
-                drop(watcher.take());
-                watcher = watch(&path, &sender);
-            }
-        }
-        stamp = Stamp::of(&path);
-        match read(&path).await {
-            Ok(draft) => {
-                said.clear();
-                if publisher.publish(draft) {
-                    tracing::info!(file = %path.display(), "world file read");
-                }
-            }
-            Err(errors) => {
-                if said != errors {
-                    for error in &errors {
-                        tracing::error!("{error}");
+    let watcher = watch(path, &sender);
+    let stamp = Stamp::of(path);
+    publisher.publish(super::load(path)?);
+    Ok(Follower { path: path.to_owned(), sender, hints, watcher, stamp, said: Vec::new() })
+}
+
+/// A world file that was read, to be followed.
+#[derive(Debug)]
+pub struct Follower {
+    path: PathBuf,
+    /// Kept for the next watch, and so that `hints` never ends.
+    sender: mpsc::Sender<Hint>,
+    hints: mpsc::Receiver<Hint>,
+    watcher: Option<RecommendedWatcher>,
+    stamp: Stamp,
+    /// The mistakes that were logged last.
+    said: Vec<FileError>,
+}
+
+impl Follower {
+    /// Publishes every change of the file until `stop`.
+    pub async fn follow(mut self, publisher: Publisher, stop: CancellationToken) {
+        while let Some(()) = stop.run_until_cancelled(self.changed()).await {
+            self.stamp = Stamp::of(&self.path);
+            let read = stop.run_until_cancelled(read(&self.path)).await;
+            match read {
+                None => return,
+                Some(Ok(draft)) => {
+                    self.said.clear();
+                    if publisher.publish(draft) {
+                        tracing::info!(file = %self.path.display(), "world file read");
                     }
                 }
-                if let Some(first) = errors.first() {
-                    publisher.mark_stale(&first.to_string());
-                }
-                said = errors;
+                Some(Err(errors)) => self.complain(errors, &publisher),
             }
         }
+    }
+
+    /// Resolves when the file is likely another than it was, and written.
+    async fn changed(&mut self) {
+        loop {
+            tokio::select! {
+                Some(hint) = self.hints.recv() => match hint {
+                    Hint::Elsewhere if Stamp::of(&self.path) == self.stamp => {}
+                    Hint::Elsewhere | Hint::Whole => return,
+                    Hint::Partly => return settle(&mut self.hints).await,
+                },
+                () = sleep(POLL) => if Stamp::of(&self.path) != self.stamp {
+                    // The folder itself may have been replaced, and the watch with it.
+                    drop(self.watcher.take());
+                    self.watcher = watch(&self.path, &self.sender);
+                    return;
+                },
+            }
+        }
+    }
+
+    fn complain(&mut self, errors: Vec<FileError>, publisher: &Publisher) {
+        if self.said != errors {
+            for error in &errors {
+                tracing::error!("{error}");
+            }
+        }
+        if let Some(first) = errors.first() {
+            publisher.mark_stale(&first.to_string());
+        }
+        self.said = errors;
     }
 }
 

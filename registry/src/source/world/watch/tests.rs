@@ -41,16 +41,18 @@ impl Drop for Folder {
 struct Running {
     world: World,
     stop: CancellationToken,
-    parts: JoinSet<Result<(), Vec<FileError>>>,
+    parts: JoinSet<()>,
 }
 
-/// Follows `path`; returns once the first world is there.
-async fn follow(path: &Path) -> Running {
-    let (sender, mut world) = watch::channel(Arc::new(Snapshot::default()));
+/// Follows `path`, whose first world is there when this returns.
+fn follow(path: &Path) -> Running {
+    let (sender, world) = watch::channel(Arc::new(Snapshot::default()));
+    let publisher = Publisher::new(sender);
+    let follower = open(path, &publisher).unwrap();
+    assert_eq!(world.borrow().generation(), 1);
     let stop = CancellationToken::new();
     let mut parts = JoinSet::new();
-    parts.spawn(run(path.to_owned(), Publisher::new(sender), stop.clone()));
-    timeout(PATIENCE, world.changed()).await.unwrap().unwrap();
+    parts.spawn(follower.follow(publisher, stop.clone()));
     Running { world, stop, parts }
 }
 
@@ -67,10 +69,7 @@ impl Running {
 
     async fn end(mut self) {
         self.stop.cancel();
-        assert_eq!(
-            timeout(PATIENCE, self.parts.join_next()).await.unwrap().unwrap().unwrap(),
-            Ok(())
-        );
+        timeout(PATIENCE, self.parts.join_next()).await.unwrap().unwrap().unwrap();
     }
 }
 
@@ -85,7 +84,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn a_file_written_in_place_is_followed() {
     let folder = Folder::new();
     let path = folder.write("world.toml", &network("a"));
-    let mut running = follow(&path).await;
+    let mut running = follow(&path);
     running.until("a", false).await;
     folder.write("world.toml", &network("b"));
     running.until("b", false).await;
@@ -96,7 +95,7 @@ async fn a_file_written_in_place_is_followed() {
 async fn a_file_renamed_over_is_followed_again_and_again() {
     let folder = Folder::new();
     let path = folder.write("world.toml", &network("a"));
-    let mut running = follow(&path).await;
+    let mut running = follow(&path);
     for name in ["b", "c", "d"] {
         let new = folder.write("world.toml.new", &network(name));
         fs::rename(new, &path).unwrap();
@@ -115,7 +114,7 @@ async fn a_switched_link_on_the_way_is_followed() {
     symlink("one", folder.0.join("data")).unwrap();
     let path = folder.0.join("world.toml");
     symlink("data/world.toml", &path).unwrap();
-    let mut running = follow(&path).await;
+    let mut running = follow(&path);
     running.until("one", false).await;
     symlink("two", folder.0.join("data.new")).unwrap();
     fs::rename(folder.0.join("data.new"), folder.0.join("data")).unwrap();
@@ -129,7 +128,7 @@ async fn what_inotify_cannot_see_is_polled() {
     let target = elsewhere.write("real.toml", &network("a"));
     let path = folder.0.join("world.toml");
     symlink(&target, &path).unwrap();
-    let mut running = follow(&path).await;
+    let mut running = follow(&path);
     elsewhere.write("real.toml", &network("b"));
     running.until("b", false).await;
     running.end().await;
@@ -139,7 +138,7 @@ async fn what_inotify_cannot_see_is_polled() {
 async fn a_bad_file_keeps_the_last_good_world_and_says_so() {
     let folder = Folder::new();
     let path = folder.write("world.toml", &network("a"));
-    let mut running = follow(&path).await;
+    let mut running = follow(&path);
     folder.write("world.toml", "[[netwrok]]\nname = \"b\"\n");
     running.until("a", true).await;
     let reason = running.world.borrow().stale().unwrap().to_owned();
@@ -155,7 +154,7 @@ async fn a_bad_file_keeps_the_last_good_world_and_says_so() {
 async fn a_file_that_is_taken_away_keeps_its_world_until_it_is_back() {
     let folder = Folder::new();
     let path = folder.write("world.toml", &network("a"));
-    let mut running = follow(&path).await;
+    let mut running = follow(&path);
     fs::remove_file(&path).unwrap();
     running.until("a", true).await;
     folder.write("world.toml", &network("b"));
@@ -163,16 +162,16 @@ async fn a_file_that_is_taken_away_keeps_its_world_until_it_is_back() {
     running.end().await;
 }
 
-#[tokio::test]
-async fn a_first_reading_that_fails_is_told_at_once() {
+#[test]
+fn a_first_reading_that_fails_is_told_at_once() {
     let folder = Folder::new();
     let path = folder.write("world.toml", "x = 1\ny = 2\n");
     let publisher = Publisher::new(watch::Sender::new(Arc::new(Snapshot::default())));
-    let errors = run(path, publisher, CancellationToken::new()).await.unwrap_err();
+    let errors = open(&path, &publisher).unwrap_err();
     assert_eq!(errors.iter().map(|it| it.line).collect::<Vec<_>>(), [1, 2]);
-    let publisher = Publisher::new(watch::Sender::new(Arc::new(Snapshot::default())));
-    let errors = run(folder.0.join("none"), publisher, CancellationToken::new()).await.unwrap_err();
+    let errors = open(&folder.0.join("none"), &publisher).unwrap_err();
     assert!(errors[0].text.starts_with("cannot be read: "), "{errors:?}");
+    assert_eq!(publisher.current().generation(), 0);
 }
 
 #[tokio::test(start_paused = true)]

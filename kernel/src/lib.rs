@@ -14,7 +14,9 @@
 //! - `unsafe` stands in this crate alone, each block with its reason.
 
 pub mod door;
+mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod privilege;
 pub mod process;
 pub mod socket;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 /// An opened network namespace. Holding it keeps the namespace alive: hold it briefly.
 #[derive(Debug)]
@@ -121,6 +121,30 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// A new namespace, empty but for a loopback interface that is down; it has no name and goes
+    /// with this value and the sockets made in it.
+    pub fn fresh() -> Result<Self, NetnsError> {
+        let path = PathBuf::from("a new namespace");
+        let made = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("netns-new".to_owned())
+                .stack_size(STACK_SIZE)
+                .spawn_scoped(scope, || unshare_net().map(|()| Self::this()));
+            thread.map(std::thread::ScopedJoinHandle::join)
+        });
+        match made {
+            Ok(Ok(Ok(netns))) => netns.map(Self::named_by_descriptor),
+            Ok(Ok(Err(source))) => Err(NetnsError::Name { what: "unshare", path, source }),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(source) => Err(NetnsError::Thread { path, source }),
+        }
+    }
+
+    fn named_by_descriptor(self) -> Self {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        Self { path, ..self }
+    }
+
     /// The namespace's cookie (`SO_NETNS_COOKIE`): unlike an inode number never used twice
     /// between two boots.
     pub fn cookie(&self) -> Result<u64, NetnsError> {
@@ -189,6 +213,12 @@ pub fn cookie_of(path: &Path) -> Result<u64, NetnsError> {
 /// Whether `path` still names a namespace with this inode number; only a `stat`.
 pub fn still_there(path: &Path, inode: u64) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.ino() == inode)
+}
+
+fn unshare_net() -> io::Result<()> {
+    #[expect(unsafe_code, reason = "rustix marks unshare unsafe because of CLONE_FILES")]
+    // SAFETY: CLONE_FILES, which would leave other threads' descriptors dangling, is not passed.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
 }
 
 fn denied(source: &io::Error) -> bool {

@@ -122,7 +122,32 @@ impl SetSpec<'_> {
         if let Some(size) = self.size {
             it.nest(NFTA_SET_DESC, |it| it.be32(NFTA_SET_DESC_SIZE, size));
         }
+        let userdata = self.userdata();
+        if !userdata.is_empty() {
+            it.attribute(NFTA_SET_USERDATA, &userdata);
+        }
     }
+
+    /// The kernel does not care about byte order; the nft program prints a number in the host's
+    /// order backwards unless it finds this note beside the set.
+    fn userdata(&self) -> Vec<u8> {
+        let alone = match self.key {
+            [one] => Some(*one),
+            _ => None, // in concatenations it takes each part's own order
+        };
+        let data = match self.value {
+            SetValue::Data(one) => Some(one),
+            SetValue::None | SetValue::Pair(..) | SetValue::Verdict => None,
+        };
+        let notes = [(NFTNL_UDATA_SET_KEYBYTEORDER, alone), (NFTNL_UDATA_SET_DATABYTEORDER, data)];
+        let in_host_order = notes.iter().filter(|(_, part)| *part == Some(KeyType::Mark));
+        in_host_order.flat_map(|(note, _)| udata_u32(*note, BYTEORDER_HOST_ENDIAN)).collect()
+    }
+}
+
+/// One note of libnftnl's: its number, its length, its value.
+fn udata_u32(note: u8, value: u32) -> impl Iterator<Item = u8> {
+    [note, 4].into_iter().chain(value.to_ne_bytes())
 }
 
 impl KeyType {
@@ -252,6 +277,10 @@ const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_DESC_SIZE: u16 = 1;
+const NFTA_SET_USERDATA: u16 = 13;
+const NFTNL_UDATA_SET_KEYBYTEORDER: u8 = 0;
+const NFTNL_UDATA_SET_DATABYTEORDER: u8 = 1;
+const BYTEORDER_HOST_ENDIAN: u32 = 1;
 const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;

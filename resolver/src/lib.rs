@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Names: what every container resolves on 127.0.0.11, and what operators resolve from the host.
+//!
+//! Read in this order: [`plan`], [`compile`](compile()), [`answer`](answer()), [`wire`],
+//! [`respond`], then what does I/O: `serve`, `forward`, `engine`, `takeover`, `apply`.
+
+pub mod answer;
+mod apply;
+mod chance;
+mod compile;
+mod consumer;
+pub mod diff;
+mod engine;
+mod forward;
+mod host;
+mod metrics;
+pub mod name;
+pub mod plan;
+pub mod respond;
+mod serve;
+mod takeover;
+pub mod wire;
+
+pub use compile::compile;
+pub use consumer::{Meter, Resolver, StartError};
+pub use host::HostSockets;
+pub use metrics::Counts;
+pub use plan::{Config, Plan, VipTable};
+pub use takeover::cleanup;

@@ -1,0 +1,341 @@
+//! Answers one question from one view: a pure function, the heart of the resolver.
+//!
+//! Invariants
+//! - *ours stays here*: a name that the view knows, in whatever family, type or case, is answered
+//!   here and never asked of anybody else; the same holds for reverse names of its subnets;
+//! - *first network wins*: the candidates of a dotted name are tried as the engine tries them, and
+//!   within one candidate the networks in the view's order;
+//! - *no network's answer is mixed with another's*;
+//! - *no chance of its own*: the order of addresses is drawn from the `seed` given.
+
+mod find;
+mod host;
+mod reverse;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use registry::model::{Completeness, Protocol};
+
+use crate::name::Name;
+use crate::plan::{Entry, Outside, Pointer, ServiceRecord, ServiceTask, View, Zone};
+use crate::wire::{Class, Kind, Query, Rcode};
+pub(crate) use find::{candidates, find};
+pub use host::answer_host;
+use reverse::{Reverse, reverse};
+
+/// What is done with a question.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// This is the answer.
+    Answer(Answer),
+    /// The sandbox's upstream servers are asked.
+    Forward,
+    /// The engine's own resolver in that sandbox is asked.
+    AskEngine,
+    /// No answer, and why.
+    Refuse(Rcode, Reason),
+}
+
+/// An answer from the registry.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Answer {
+    /// Whether the name exists.
+    pub exists: bool,
+    /// The records asked for; their owner is the question's name.
+    pub records: Vec<Record>,
+    /// Addresses of the names in `records`.
+    pub additional: Vec<(Name, IpAddr)>,
+    /// How many seconds all this may be kept; the SOA's minimum where there are no records.
+    pub ttl: u32,
+}
+
+/// One record of an answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Record {
+    /// A or AAAA.
+    Address(IpAddr),
+    /// PTR.
+    Pointer(Name),
+    /// SRV (RFC 2782), priority 0.
+    Service {
+        /// Share of the connections.
+        weight: u16,
+        /// Where to connect.
+        port: u16,
+        /// To whom.
+        target: Name,
+    },
+    /// What ANY gets (RFC 8482 section 4.2): HINFO with the CPU `RFC8482`.
+    Minimal,
+}
+
+/// Why there is no answer, for people (RFC 8914).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// Nothing more than the code says.
+    Plain,
+    /// The sandbox's networks are internal: nobody outside may be asked.
+    Internal,
+    /// The sandbox has no upstream server.
+    NoServers,
+    /// None of the servers answered.
+    Unreachable,
+    /// Too many questions of this sandbox are being asked outside already.
+    Busy,
+    /// The engine's own resolver did not answer.
+    EngineSilent,
+}
+
+/// What `view` has to say to `query`; `seed` decides the order of addresses.
+pub fn answer(view: &View, query: &Query, seed: u64) -> Verdict {
+    if query.class != Class::IN {
+        return Verdict::Refuse(Rcode::REFUSED, Reason::Plain);
+    }
+    if let Some(refusal) = refuse_kind(query.kind) {
+        return refusal;
+    }
+    let key = query.name.key();
+    if let Some(answer) = special(&key, query.kind, view.ttl) {
+        return Verdict::Answer(answer);
+    }
+    if let Some(found) = find(view, &key) {
+        return Verdict::Answer(addresses(found.entry(), query.kind, seed));
+    }
+    if let Some(answer) = service_record(&view.zones, &key, query.kind, seed, view.ttl) {
+        return Verdict::Answer(answer);
+    }
+    if let Some(address) = reverse(&key) {
+        return match reverse_answer(&view.zones, &view.subnets, &address, query.kind, view.ttl) {
+            Some(answer) => Verdict::Answer(answer),
+            None => outside(view),
+        };
+    }
+    if is_above_names(&view.zones, &key) {
+        return Verdict::Answer(Answer::no_data(view.ttl));
+    }
+    unknown(view, &key, query.kind)
+}
+
+impl Answer {
+    /// The name exists and has no such record.
+    pub(crate) fn no_data(ttl: u32) -> Self {
+        Self { exists: true, ttl, ..Self::default() }
+    }
+
+    /// The name does not exist.
+    pub(crate) fn no_name(ttl: u32) -> Self {
+        Self { ttl, ..Self::default() }
+    }
+}
+
+impl Reason {
+    /// The Extended DNS Error (RFC 8914 section 4) and its text; `None` where there is none.
+    pub fn extended(self) -> Option<(u16, &'static str)> {
+        match self {
+            Self::Plain => None,
+            Self::Internal => Some((18, "this container's networks are internal")),
+            Self::NoServers => Some((22, "this container has no upstream name server")),
+            Self::Unreachable => Some((22, "no upstream name server answered")),
+            Self::Busy => Some((0, "too many questions in flight")),
+            Self::EngineSilent => Some((23, "the engine's own resolver did not answer")),
+        }
+    }
+}
+
+/// Types that are no data: OPT is not a question (RFC 6891 section 6.1.1), zones are not given
+/// away (RFC 5936), and the other meta types are not implemented.
+fn refuse_kind(kind: Kind) -> Option<Verdict> {
+    let code = match kind {
+        Kind::OPT => Rcode::FORMERR,
+        Kind::IXFR | Kind::AXFR => Rcode::REFUSED,
+        Kind::TKEY | Kind::TSIG | Kind::MAILB | Kind::MAILA => Rcode::NOTIMP,
+        _ => return None,
+    };
+    Some(Verdict::Refuse(code, Reason::Plain))
+}
+
+/// Names that mean the same everywhere, whatever anybody calls his container: `localhost`
+/// (RFC 6761 section 6.3), and top-level names that must not reach the DNS: `invalid` (RFC 6761
+/// section 6.4), `onion` (RFC 7686), `alt` (RFC 9476); `resolver.arpa` (RFC 9462 section 6.4) is
+/// empty, or clients would be led round us.
+fn special(key: &str, kind: Kind, ttl: u32) -> Option<Answer> {
+    match key.rsplit('.').next()? {
+        "localhost" => {
+            let local = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            Some(addresses(&Entry { addresses: local, ttl }, kind, 0))
+        }
+        "invalid" | "onion" | "alt" => Some(Answer::no_name(ttl)),
+        "arpa" if key == "resolver.arpa" || key.ends_with(".resolver.arpa") => {
+            Some(Answer::no_data(ttl))
+        }
+        _ => None,
+    }
+}
+
+/// The records of type `kind` among `entry`'s addresses, in an order drawn from `seed`.
+fn addresses(entry: &Entry, kind: Kind, seed: u64) -> Answer {
+    let wanted = |it: &&IpAddr| match kind {
+        Kind::A => it.is_ipv4(),
+        Kind::AAAA => it.is_ipv6(),
+        _ => false,
+    };
+    let mut records: Vec<Record> =
+        entry.addresses.iter().filter(wanted).map(|it| Record::Address(*it)).collect();
+    shuffle(&mut records, seed);
+    if kind == Kind::ANY {
+        records.push(Record::Minimal);
+    }
+    Answer { exists: true, records, additional: Vec::new(), ttl: entry.ttl }
+}
+
+/// `_PORT._tcp.SERVICE` and `_NAME._tcp.SERVICE`: one record for each serving task. `None`: the
+/// name is not of that form, or the service is not known.
+fn service_record(
+    zones: &[Arc<Zone>],
+    key: &str,
+    kind: Kind,
+    seed: u64,
+    ttl: u32,
+) -> Option<Answer> {
+    let (first, rest) = key.split_once('.')?;
+    let (port, protocol, service) = match protocol_of(first) {
+        Some(protocol) => (None, protocol, rest),
+        None => {
+            let (second, service) = rest.split_once('.')?;
+            (Some(first.strip_prefix('_')?), protocol_of(second)?, service)
+        }
+    };
+    let record = find::in_zones(zones, service, |zone, name| zone.services.get(name))?;
+    let Some(port) = port else {
+        return Some(Answer::no_data(record.ttl)); // `_tcp.web` exists: names are below it
+    };
+    let matches = record.ports.iter().find(|it| {
+        it.protocol == protocol
+            && (it.name.as_deref() == Some(port)
+                || it.target.to_string() == port
+                || it.published != 0 && it.published.to_string() == port)
+    });
+    let Some(target) = matches.map(|it| it.target) else {
+        return Some(Answer::no_name(ttl));
+    };
+    Some(match kind {
+        Kind::SRV => targets(record, target, seed),
+        Kind::ANY => Answer { records: vec![Record::Minimal], ..Answer::no_data(record.ttl) },
+        _ => Answer::no_data(record.ttl),
+    })
+}
+
+fn targets(record: &ServiceRecord, port: u16, seed: u64) -> Answer {
+    let one =
+        |it: &ServiceTask| Record::Service { weight: it.weight, port, target: it.name.clone() };
+    let mut records: Vec<Record> = record.tasks.iter().map(one).collect();
+    shuffle(&mut records, seed);
+    let additional = record
+        .tasks
+        .iter()
+        .flat_map(|it| it.addresses.iter().map(|address| (it.name.clone(), *address)))
+        .collect();
+    Answer { exists: true, records, additional, ttl: record.ttl }
+}
+
+fn protocol_of(label: &str) -> Option<Protocol> {
+    match label {
+        "_tcp" => Some(Protocol::Tcp),
+        "_udp" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+/// What a reverse name gets here; `None` where it is none of ours.
+fn reverse_answer(
+    zones: &[Arc<Zone>],
+    subnets: &[ipnet::IpNet],
+    asked: &Reverse,
+    kind: Kind,
+    ttl: u32,
+) -> Option<Answer> {
+    if let Reverse::Address(address) = asked
+        && let Some(Pointer { name, ttl }) = zones.iter().find_map(|it| it.reverse.get(address))
+    {
+        let records = match kind {
+            Kind::PTR => vec![Record::Pointer(name.clone())],
+            Kind::ANY => vec![Record::Minimal],
+            _ => Vec::new(),
+        };
+        return Some(Answer { records, ..Answer::no_data(*ttl) });
+    }
+    let within = |range: &ipnet::IpNet| subnets.iter().any(|it| it.contains(range));
+    match asked {
+        Reverse::Address(address) => {
+            subnets.iter().any(|it| it.contains(address)).then(|| Answer::no_name(ttl))
+        }
+        // Above addresses of ours: exists, and is empty (RFC 8020).
+        Reverse::Range(range) => within(range).then(|| Answer::no_data(ttl)),
+        Reverse::Nonsense(range) => within(range).then(|| Answer::no_name(ttl)),
+    }
+}
+
+/// Whether names of ours lie below `key`, so that it exists and is empty (RFC 8020): a network's
+/// own name, and `tasks`. Saying that it does not exist would deny `web.frontend` too.
+fn is_above_names(zones: &[Arc<Zone>], key: &str) -> bool {
+    let above = |zone: &Zone| {
+        zone.key == key || zone.key.strip_suffix(key).is_some_and(|it| it.ends_with('.'))
+    };
+    let has_services =
+        |zone: &Zone, name: &str| (name == "tasks" && !zone.services.is_empty()).then_some(());
+    !key.is_empty()
+        && (zones.iter().any(|it| above(it)) || find::in_zones(zones, key, has_services).is_some())
+}
+
+fn unknown(view: &View, key: &str, kind: Kind) -> Verdict {
+    let single = !key.is_empty() && !key.contains('.');
+    if single && SINGLE_LABEL_KINDS.contains(&kind) {
+        return if view.asks_engine() {
+            Verdict::AskEngine
+        } else if view.forward_single_label {
+            outside(view)
+        } else {
+            Verdict::Answer(Answer::no_name(view.ttl))
+        };
+    }
+    let gossip = |zone: &Zone| {
+        zone.completeness == Completeness::Gossip
+            && key.strip_suffix(zone.key.as_str()).is_some_and(|it| it.ends_with('.'))
+    };
+    if matches!(kind, Kind::A | Kind::AAAA) && view.zones.iter().any(|it| gossip(it)) {
+        return Verdict::AskEngine;
+    }
+    outside(view)
+}
+
+fn outside(view: &View) -> Verdict {
+    match &view.outside {
+        Outside::Servers(_) => Verdict::Forward,
+        Outside::Internal => Verdict::Refuse(Rcode::SERVFAIL, Reason::Internal),
+        Outside::NoServers => Verdict::Refuse(Rcode::SERVFAIL, Reason::NoServers),
+    }
+}
+
+/// Fisher and Yates, with SplitMix64 as the source of numbers. The bias of the modulus is below
+/// 2^-48 for any set that fits an answer.
+fn shuffle(records: &mut [Record], mut seed: u64) {
+    for end in (1..records.len()).rev() {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let bound = u64::try_from(end).unwrap_or(u64::MAX).saturating_add(1);
+        let chosen = usize::try_from(mixed % bound).unwrap_or(end);
+        records.swap(chosen, end);
+    }
+}
+
+/// Types that applications ask of short names: unknown ones are denied here instead of being told
+/// to the world. Others (NS, SOA, DS, DNSKEY ...) of top-level names belong to the real DNS.
+const SINGLE_LABEL_KINDS: [Kind; 8] =
+    [Kind::A, Kind::AAAA, Kind::HTTPS, Kind::SVCB, Kind::SRV, Kind::MX, Kind::TXT, Kind::ANY];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! Makes a plan true: opens, closes and re-zones sandboxes, and keeps their takeovers alive.
+//!
+//! One thread does all of it, because what it does is netlink and waits for the kernel; it is
+//! neither the one that compiles nor the one that answers.
+//!
+//! Invariants
+//! - *apart*: what fails in one sandbox is a note on it, and stops no other;
+//! - *never rebound*: data that changes reaches an open sandbox as a pointer;
+//! - *refreshed while served*: a takeover is refreshed every [`REFRESH`] as long as the serving
+//!   thread shows a pulse and the sandbox's own task lives, and not otherwise;
+//! - *let go*: a namespace that its path no longer names is closed within [`REFRESH`], so that
+//!   nothing of ours keeps it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use kernel::door::Door;
+use kernel::netns::{Netns, NetnsError, still_there};
+use kernel::nft::NftError;
+use kernel::socket::{SocketError, tcp_listener, udp_bound};
+use registry::id::SandboxId;
+use registry::{Notes, Outcome};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::compile::SANDBOX_ADDRESS;
+use crate::diff::{Change, diff};
+use crate::engine::Engine;
+use crate::forward::Place;
+use crate::host::HostSockets;
+use crate::metrics::Metrics;
+use crate::plan::{HostView, Plan, View};
+use crate::serve::{Desk, MAX_OUTSIDE, SandboxDesk, Server, ServerError, Serving, Sockets};
+use crate::takeover::{Ports, Takeover};
+
+/// The thread that holds all sandboxes. It ends, and gives everything back, when dropped.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    orders: mpsc::Sender<Order>,
+}
+
+/// Why a keeper did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeeperError {
+    /// The thread that answers did not start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The thread that makes sockets did not start.
+    #[error(transparent)]
+    Door(#[from] NetnsError),
+    /// The keeper's own thread did not start.
+    #[error("cannot start the thread that holds sandboxes: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Keeper {
+    /// Starts the threads; `host` are the sockets that operators ask, `ttl` is the host's.
+    pub(crate) fn start(
+        host: Option<HostSockets>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, KeeperError> {
+        let (orders, queue) = mpsc::channel(1); // the consumer waits for each order
+        let server = Server::start()?;
+        let host = match host {
+            Some(HostSockets { udp, tcp }) => {
+                let view = ArcSwap::from_pointee(HostView::default());
+                let desk = Arc::new(Desk::Host { view, metrics: Arc::clone(metrics) });
+                Some(server.open(&desk, Sockets { udp, tcp })?)
+            }
+            None => None,
+        };
+        let room = Room {
+            server,
+            door: Door::open()?,
+            host,
+            metrics: Arc::clone(metrics),
+            views: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            last_pulse: 0,
+            refreshed: Instant::now(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new()
+            .name("dns-keep".to_owned())
+            .spawn(move || runtime.block_on(room.keep(queue)))?;
+        Ok(Self { orders })
+    }
+
+    /// Makes `plan` true; `None`: the thread is no more.
+    pub(crate) async fn apply(&self, plan: &Arc<Plan>) -> Option<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.orders.send(Order { plan: Arc::clone(plan), reply }).await.ok()?;
+        outcome.await.ok()
+    }
+}
+
+/// Thrice within the dead-man's time: one that comes late does no harm.
+const REFRESH: Duration = Duration::from_secs(1);
+/// A tick may come a little early; and there are several beats of the pulse in between.
+const DUE: Duration = Duration::from_millis(900);
+
+struct Order {
+    plan: Arc<Plan>,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// All that is held.
+struct Room {
+    server: Server,
+    door: Door,
+    host: Option<Serving>,
+    metrics: Arc<Metrics>,
+    views: BTreeMap<SandboxId, Arc<View>>,
+    sandboxes: BTreeMap<SandboxId, Held>,
+    last_pulse: u64,
+    refreshed: Instant,
+}
+
+/// One sandbox that is served.
+struct Held {
+    serving: Serving,
+    ports: Ports,
+    inode: u64,
+    /// `None`: it could not be made, or is gone; the next apply tries again.
+    takeover: Option<Takeover>,
+}
+
+/// Why a sandbox is not served.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("cannot tell the port of a socket: {0}")]
+    Port(#[from] std::io::Error),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+impl Room {
+    async fn keep(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut tick = interval(REFRESH);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order { plan, reply }) => {
+                        let outcome = self.apply(&plan);
+                        // Whoever asked may have been stopped meanwhile.
+                        drop(reply.send(outcome));
+                    }
+                    None => return,
+                },
+                _ = tick.tick() => self.refresh_if_due(),
+            }
+        }
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Outcome {
+        let mut outcome = Outcome::default();
+        if let Some(Desk::Host { view, .. }) = self.host.as_ref().map(|it| &*it.desk)
+            && !Arc::ptr_eq(&view.load(), &plan.host)
+        {
+            view.store(Arc::clone(&plan.host));
+        }
+        let served = std::mem::take(&mut self.views);
+        let mut views = served.clone();
+        for change in diff(&served, plan) {
+            tracing::debug!(%change);
+            match change {
+                Change::Rezone(view) => {
+                    if let Some(held) = self.sandboxes.get(&view.sandbox) {
+                        held.rezone(view);
+                    }
+                    views.insert(view.sandbox.clone(), Arc::clone(view));
+                }
+                Change::Close(id) => {
+                    self.sandboxes.remove(id);
+                    views.remove(id);
+                }
+                Change::Open(view) => match self.open(view) {
+                    Ok(held) => {
+                        self.sandboxes.insert(view.sandbox.clone(), held);
+                        views.insert(view.sandbox.clone(), Arc::clone(view));
+                    }
+                    Err(error) => {
+                        unopened(&mut outcome.failures, view, &error);
+                        continue;
+                    }
+                },
+            }
+            outcome.changes += 1;
+            self.refresh_if_due();
+        }
+        self.views = views;
+        self.take_over(&mut outcome);
+        outcome
+    }
+
+    /// Makes the takeovers that are missing.
+    fn take_over(&mut self, outcome: &mut Outcome) {
+        for (id, held) in self.sandboxes.iter_mut().filter(|(_, it)| it.takeover.is_none()) {
+            let Some(view) = self.views.get(id) else { continue };
+            let made = Netns::open_checked(&view.netns, view.cookie)
+                .map_err(NftError::from)
+                .and_then(|netns| Takeover::make(&netns, held.ports));
+            match made {
+                Ok(takeover) => {
+                    held.takeover = Some(takeover);
+                    outcome.changes += 1;
+                }
+                Err(error) => outcome.failures.error(
+                    format!("sandbox {}", view.name),
+                    "portolan_dns",
+                    format!("still uses the engine's DNS: {}", causes(&error)),
+                    error.remedy().unwrap_or("none needed if the container is stopping"),
+                ),
+            }
+        }
+    }
+
+    fn open(&self, view: &Arc<View>) -> Result<Held, OpenError> {
+        let netns = Netns::open_checked(&view.netns, view.cookie)?;
+        let address = SocketAddr::from((SANDBOX_ADDRESS, 0)); // the kernel chooses the port
+        let udp = udp_bound(&netns, address)?;
+        let tcp = tcp_listener(&netns, address)?;
+        let own = Ports { udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port() };
+        let place = Place { netns: view.netns.clone(), cookie: view.cookie };
+        let desk = Arc::new(Desk::Sandbox(SandboxDesk {
+            view: ArcSwap::new(Arc::clone(view)),
+            engine: Engine::new(place, own.udp),
+            door: self.door.clone(),
+            outside: Arc::new(Semaphore::new(MAX_OUTSIDE)),
+            metrics: Arc::clone(&self.metrics),
+        }));
+        let serving = self.server.open(&desk, Sockets { udp, tcp })?;
+        Ok(Held { serving, ports: own, inode: netns.inode(), takeover: None })
+    }
+
+    /// A long apply must not let the takeovers of others expire.
+    fn refresh_if_due(&mut self) {
+        if self.refreshed.elapsed() >= DUE {
+            self.refresh();
+        }
+    }
+
+    fn refresh(&mut self) {
+        self.refreshed = Instant::now();
+        let pulse = self.server.pulse();
+        let serves = pulse != self.last_pulse;
+        self.last_pulse = pulse;
+        let views = &mut self.views;
+        self.sandboxes.retain(|id, held| {
+            let Some(view) = views.get(id) else { return true }; // being applied
+            let gone = !still_there(&view.netns, held.inode);
+            if gone || held.serving.ended() {
+                tracing::info!(sandbox = %view.name, gone, "let go");
+                views.remove(id);
+                return false;
+            }
+            if serves
+                && let Some(takeover) = &mut held.takeover
+                && let Err(error) = takeover.refresh()
+            {
+                tracing::warn!(sandbox = %view.name, error = causes(&error), "takeover lost");
+                held.takeover = None;
+            }
+            true
+        });
+        if !serves {
+            tracing::warn!("the thread that answers DNS shows no pulse; takeovers are not renewed");
+        }
+    }
+}
+
+impl Held {
+    fn rezone(&self, view: &Arc<View>) {
+        if let Desk::Sandbox(desk) = &*self.serving.desk {
+            desk.view.store(Arc::clone(view));
+        }
+    }
+}
+
+/// A namespace that is not there, or is another one, has usually left with its container: no
+/// error, and tried again with the next upkeep.
+fn unopened(failures: &mut Notes, view: &View, error: &OpenError) {
+    let subject = format!("sandbox {}", view.name);
+    let text = format!("is not served: {}", causes(error));
+    let (left, remedy) = match error {
+        OpenError::Netns(
+            source @ NetnsError::Open { .. } | source @ NetnsError::Replaced { .. },
+        ) => (source.remedy().is_none(), source.remedy()),
+        OpenError::Netns(source) => (false, source.remedy()),
+        OpenError::Socket(source) => (false, source.remedy()),
+        OpenError::Port(_) | OpenError::Server(_) => (false, None),
+    };
+    let remedy = remedy.unwrap_or("none needed if the container is starting or stopping");
+    if left {
+        failures.warning(subject, "netns", text, remedy);
+    } else {
+        failures.error(subject, "netns", text, remedy);
+    }
+}
+
+/// An error and what caused it, in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

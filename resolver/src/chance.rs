@@ -1,0 +1,35 @@
+//! Randomness: unpredictable numbers from the kernel for what strangers must not guess, and a
+//! cheap generator for what only has to be even.
+
+use std::io;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// Sixty-four bits that nobody can predict: query ids, seeds.
+pub(crate) fn unpredictable() -> io::Result<u64> {
+    let mut octets = [0; 8];
+    let mut filled = 0;
+    while let Some(rest) = octets.get_mut(filled..).filter(|it| !it.is_empty()) {
+        filled += getrandom(rest, GetRandomFlags::empty())?;
+    }
+    Ok(u64::from_ne_bytes(octets))
+}
+
+/// An even sequence (xorshift64*, Vigna 2016) for the order of addresses.
+#[derive(Debug)]
+pub(crate) struct Even(u64);
+
+impl Even {
+    /// Begins at an unpredictable place.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(unpredictable()? | 1)) // zero would stay zero
+    }
+
+    /// The next number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}

@@ -1,0 +1,55 @@
+//! What changes for which sandbox. Sockets are opened and closed with sandboxes and never because
+//! data changed.
+//!
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use registry::id::SandboxId;
+
+use crate::plan::{Plan, View};
+
+/// One step towards a plan.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change<'a> {
+    /// It is served already; it gets another view.
+    Rezone(&'a Arc<View>),
+    /// It is not served any more.
+    Close(&'a SandboxId),
+    /// It is served from now on.
+    Open(&'a Arc<View>),
+}
+
+/// What leads from the sandboxes that are served to those of `plan`: first what only swaps a
+/// pointer, then what frees, then what opens. A sandbox whose namespace is another one is closed
+/// and opened.
+pub fn diff<'a>(served: &'a BTreeMap<SandboxId, Arc<View>>, plan: &'a Plan) -> Vec<Change<'a>> {
+    let Plan { views, host: _, zones: _ } = plan; // the host's view and zones open nothing
+    let place = |it: &View| (it.netns.clone(), it.cookie);
+    let moved = |old: &View, new: &View| place(old) != place(new);
+    let rezoned = views.iter().filter_map(|(id, new)| {
+        let old = served.get(id)?;
+        (!moved(old, new) && old != new).then_some(Change::Rezone(new))
+    });
+    let closed = served
+        .iter()
+        .filter(|(id, old)| views.get(*id).is_none_or(|new| moved(old, new)))
+        .map(|(id, _)| Change::Close(id));
+    let opened = views
+        .iter()
+        .filter(|(id, new)| served.get(*id).is_none_or(|old| moved(old, new)))
+        .map(|(_, new)| Change::Open(new));
+    rezoned.chain(closed).chain(opened).collect()
+}
+
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rezone(view) => write!(f, "rezone {}", view.name),
+            Self::Close(id) => write!(f, "close {id}"),
+            Self::Open(view) => write!(f, "open {}", view.name),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Serves sandboxes and the host: one thread with a runtime of its own, apart from whoever
+//! compiles plans, so that a burst of changes delays no answer.
+//!
+//! Invariants
+//! - *a swap, not a restart*: a new view reaches a [`Desk`] as one pointer; its sockets stay;
+//! - *apart*: what is bounded (questions outside, TCP connections) is bounded for each sandbox, so
+//!   one that floods us hurts itself;
+//! - *honest*: [`Server::pulse`] moves while the thread serves, and [`Serving::ended`] tells when a
+//!   sandbox's task is no more; whoever holds the takeover watches both.
+
+mod tcp;
+mod udp;
+
+use std::net::{TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use kernel::door::Door;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::answer::Reason;
+use crate::engine::{self, Engine};
+use crate::forward::forward;
+use crate::metrics::Metrics;
+use crate::plan::{HostView, Outside, View};
+use crate::respond::{Step, Whom, respond_counted, respond_host};
+use crate::wire::{self, Query, Rcode, Transport};
+
+/// The thread that answers.
+#[derive(Debug)]
+pub(crate) struct Server {
+    orders: mpsc::Sender<Order>,
+    pulse: Arc<AtomicU64>,
+}
+
+/// The sockets of one sandbox, or the host's.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// For datagrams.
+    pub(crate) udp: UdpSocket,
+    /// For streams.
+    pub(crate) tcp: TcpListener,
+}
+
+/// Sockets that are being served; dropping it closes them.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// Who answers there.
+    pub(crate) desk: Arc<Desk>,
+    ended: CancellationToken,
+    _stop: DropGuard,
+}
+
+/// Why the serving thread did not start, or took no more work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    /// No thread, or no runtime for it.
+    #[error("cannot start the thread that answers DNS: {0}")]
+    Start(#[from] std::io::Error),
+    /// It ended.
+    #[error("the thread that answers DNS has ended")]
+    Ended,
+    /// Too many sandboxes wait for it.
+    #[error("the thread that answers DNS is behind by {ORDERS} sandboxes")]
+    Behind,
+}
+
+impl Server {
+    /// Starts the thread; it ends when the `Server` is dropped.
+    pub(crate) fn start() -> Result<Self, ServerError> {
+        let (orders, queue) = mpsc::channel(ORDERS);
+        let pulse = Arc::new(AtomicU64::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let beat = Arc::clone(&pulse);
+        std::thread::Builder::new()
+            .name("dns-serve".to_owned())
+            .spawn(move || runtime.block_on(run(queue, beat)))?;
+        Ok(Self { orders, pulse })
+    }
+
+    /// Serves `sockets` at `desk` from now on.
+    pub(crate) fn open(&self, desk: &Arc<Desk>, sockets: Sockets) -> Result<Serving, ServerError> {
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let order = Order {
+            desk: Arc::clone(desk),
+            sockets,
+            stop: stop.clone(),
+            ended: ended.clone().drop_guard(),
+        };
+        self.orders.try_send(order).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => ServerError::Ended,
+            mpsc::error::TrySendError::Full(_) => ServerError::Behind,
+        })?;
+        Ok(Serving { desk: Arc::clone(desk), ended, _stop: stop.drop_guard() })
+    }
+
+    /// A number that grows while the thread serves.
+    pub(crate) fn pulse(&self) -> u64 {
+        self.pulse.load(Relaxed)
+    }
+}
+
+impl Serving {
+    /// Whether nobody answers there any more, though nobody asked for that.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+}
+
+/// Who answers at some sockets, and with what.
+#[derive(Debug)]
+pub(crate) enum Desk {
+    /// Inside a sandbox.
+    Sandbox(SandboxDesk),
+    /// On the host.
+    Host {
+        /// What is known.
+        view: ArcSwap<HostView>,
+        /// Where is counted.
+        metrics: Arc<Metrics>,
+    },
+}
+
+/// What answering inside a sandbox takes.
+#[derive(Debug)]
+pub(crate) struct SandboxDesk {
+    /// What is known.
+    pub(crate) view: ArcSwap<View>,
+    /// The engine's resolver there.
+    pub(crate) engine: Engine,
+    /// How sockets are made there.
+    pub(crate) door: Door,
+    /// Questions that may be asked outside at once.
+    pub(crate) outside: Arc<Semaphore>,
+    /// Where is counted.
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Desk {
+    /// Where is counted.
+    fn metrics(&self) -> &Metrics {
+        match self {
+            Self::Sandbox(desk) => &desk.metrics,
+            Self::Host { metrics, .. } => metrics,
+        }
+    }
+
+    /// What is done about what a client sent.
+    fn step(&self, octets: &[u8], transport: Transport, seed: u64) -> Step {
+        match self {
+            Self::Sandbox(desk) => {
+                respond_counted(&desk.view.load(), octets, transport, seed, &desk.metrics)
+            }
+            Self::Host { view, metrics } => {
+                respond_host(&view.load(), octets, transport, seed, metrics)
+            }
+        }
+    }
+
+    /// Leave to ask outside, or the reply where too many ask already.
+    fn leave(&self, query: &Query) -> Result<OwnedSemaphorePermit, Vec<u8>> {
+        let refused = |code, reason| {
+            self.metrics().replied(code);
+            wire::refusal(query, code, reason)
+        };
+        let Self::Sandbox(desk) = self else {
+            return Err(refused(Rcode::REFUSED, Reason::Plain)); // the host's view never asks
+        };
+        Arc::clone(&desk.outside).try_acquire_owned().map_err(|_full| {
+            Metrics::count(&desk.metrics.busy);
+            refused(Rcode::SERVFAIL, Reason::Busy)
+        })
+    }
+
+    /// The reply of somebody else to `query`.
+    async fn ask(&self, query: &Query, whom: Whom, transport: Transport) -> Vec<u8> {
+        let Self::Sandbox(desk) = self else {
+            return wire::refusal(query, Rcode::REFUSED, Reason::Plain);
+        };
+        let view = desk.view.load_full();
+        let reply = match (whom, &view.outside) {
+            (Whom::Engine, _) => {
+                engine::ask(&desk.door, &desk.engine, query, transport, view.ttl).await
+            }
+            (Whom::Upstream, Outside::Servers(servers)) => {
+                forward(&desk.door, &desk.engine.place, servers, query, transport).await
+            }
+            // The view changed between the question and here.
+            (Whom::Upstream, Outside::Internal) => {
+                wire::refusal(query, Rcode::SERVFAIL, Reason::Internal)
+            }
+            (Whom::Upstream, Outside::NoServers) => {
+                wire::refusal(query, Rcode::SERVFAIL, Reason::NoServers)
+            }
+        };
+        if let Some(header) = wire::Header::read(&reply) {
+            desk.metrics.replied(header.rcode());
+        }
+        reply
+    }
+}
+
+/// Questions of one sandbox that are being asked outside at once. The engine allows 1,024; each of
+/// ours costs two descriptors at worst, and a client that has 256 names outstanding is broken.
+pub(crate) const MAX_OUTSIDE: usize = 256;
+/// Sandboxes that wait to be served; all of a large host's at a start.
+const ORDERS: usize = 4096;
+/// Often enough that two are missed well before the dead-man's element expires.
+const BEAT: Duration = Duration::from_millis(250);
+
+struct Order {
+    desk: Arc<Desk>,
+    sockets: Sockets,
+    stop: CancellationToken,
+    /// Dropped with the task, however that ends.
+    ended: DropGuard,
+}
+
+async fn run(mut queue: mpsc::Receiver<Order>, pulse: Arc<AtomicU64>) {
+    let mut sandboxes = JoinSet::new();
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {
+                pulse.fetch_add(1, Relaxed);
+            }
+            order = queue.recv() => match order {
+                Some(order) => {
+                    sandboxes.spawn(serve(order));
+                }
+                None => return,
+            },
+            Some(done) = sandboxes.join_next(), if !sandboxes.is_empty() => report(done),
+        }
+    }
+}
+
+async fn serve(order: Order) {
+    let Order { desk, sockets, stop, ended } = order;
+    let udp = tokio::net::UdpSocket::from_std(sockets.udp);
+    let tcp = tokio::net::TcpListener::from_std(sockets.tcp);
+    match (udp, tcp) {
+        (Ok(udp), Ok(tcp)) => {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = udp::serve(&desk, udp) => {}
+                () = tcp::serve(&desk, tcp) => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "cannot serve sockets that were just made");
+        }
+    }
+    drop(ended);
+}
+
+/// A panic in one task stays there, and is said.
+fn report(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a DNS task panicked");
+    }
+}

@@ -1,0 +1,143 @@
+//! Streams of one sandbox (RFC 7766): many questions on a connection, answered as they are ready.
+//!
+//! Invariants
+//! - *bounded*: so many connections, so many questions of one in flight, so long without either;
+//! - *no mix*: only the connection's own task writes to it, one whole answer after another;
+//! - *what was asked is answered*: a client that closed its side still gets its answers.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{Desk, report};
+use crate::chance::Even;
+use crate::metrics::Metrics;
+use crate::respond::Step;
+use crate::wire::Transport;
+
+/// Accepts connections to `listener`, until dropped.
+pub(super) async fn serve(desk: &Arc<Desk>, listener: TcpListener) {
+    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // No seat, no accept: who comes later waits in the kernel's queue.
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        let accepted = loop {
+            tokio::select! {
+                accepted = listener.accept() => break accepted,
+                Some(done) = connections.join_next(), if !connections.is_empty() => report(done),
+            }
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                Metrics::count(&desk.metrics().connections);
+                let desk = Arc::clone(desk);
+                connections.spawn(async move {
+                    if let Err(error) = Connection::new(desk, stream).serve().await {
+                        tracing::debug!(%error, "DNS connection ended early");
+                    }
+                    drop(seat);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a DNS connection; trying again");
+                sleep(AFTER_ERROR).await;
+            }
+        }
+    }
+}
+
+/// Connections of one sandbox at once. Stub resolvers open one for an answer that was cut; a pool
+/// of some tens is the most that real clients keep.
+const MAX_CONNECTIONS: usize = 128;
+/// Questions of one connection that are being asked outside.
+const MAX_PIPELINED: usize = 32;
+/// A connection with nothing to do is closed (RFC 7766 section 6.2.3 leaves it to us).
+const IDLE: Duration = Duration::from_secs(10);
+/// A client that does not take its answer is given up.
+const WRITE: Duration = Duration::from_secs(5);
+/// As accept fails when descriptors run out.
+const AFTER_ERROR: Duration = Duration::from_millis(50);
+/// What is read ahead: two short questions more than the longest message.
+const BUFFER: usize = 2 + 65_535 + 512;
+
+struct Connection {
+    desk: Arc<Desk>,
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    received: Vec<u8>,
+    asked: JoinSet<Vec<u8>>,
+}
+
+impl Connection {
+    fn new(desk: Arc<Desk>, stream: TcpStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self { desk, read, write, received: Vec::new(), asked: JoinSet::new() }
+    }
+
+    async fn serve(mut self) -> io::Result<()> {
+        let mut order = Even::new()?;
+        let mut open = true;
+        while open || !self.asked.is_empty() {
+            let room = self.received.len() < BUFFER && self.asked.len() < MAX_PIPELINED;
+            tokio::select! {
+                read = self.read.read_buf(&mut self.received), if open && room => {
+                    open = read? > 0 && self.messages(&mut order).await?;
+                }
+                Some(done) = self.asked.join_next(), if !self.asked.is_empty() => {
+                    if let Ok(reply) = done {
+                        self.send(&reply).await?;
+                    }
+                    // What waited for room in flight has it now.
+                    open = open && self.messages(&mut order).await?;
+                }
+                () = sleep(IDLE), if self.asked.is_empty() => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes whole messages from what was received; `false`: the client is talking nonsense.
+    async fn messages(&mut self, order: &mut Even) -> io::Result<bool> {
+        let mut taken = 0;
+        let mut sense = true;
+        while sense && self.asked.len() < MAX_PIPELINED {
+            let rest = self.received.get(taken..).unwrap_or_default();
+            let Some((length, rest)) = rest.split_first_chunk() else { break };
+            let length = usize::from(u16::from_be_bytes(*length));
+            let Some(message) = rest.get(..length) else { break };
+            taken += 2 + length;
+            match self.desk.step(message, Transport::Tcp, order.next()) {
+                // Runts and replies: on a stream the rest cannot be trusted either.
+                Step::Silence => sense = false,
+                Step::Reply(reply) => self.send(&reply).await?,
+                Step::Ask(query, whom) => match self.desk.leave(&query) {
+                    Ok(leave) => {
+                        let desk = Arc::clone(&self.desk);
+                        self.asked.spawn(async move {
+                            let reply = desk.ask(&query, whom, Transport::Tcp).await;
+                            drop(leave);
+                            reply
+                        });
+                    }
+                    Err(refusal) => self.send(&refusal).await?,
+                },
+            }
+        }
+        self.received.drain(..taken.min(self.received.len()));
+        Ok(sense)
+    }
+
+    async fn send(&mut self, reply: &[u8]) -> io::Result<()> {
+        let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
+        let framed = [&length.to_be_bytes(), reply].concat();
+        timeout(WRITE, self.write.write_all(&framed)).await?
+    }
+}

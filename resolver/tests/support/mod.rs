@@ -1,0 +1,249 @@
+//! What the tests on real namespaces share: a sandbox to ask from, servers to be asked, and a
+//! resolver over a world in TOML.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use kernel::netns::Netns;
+use registry::{Consumer, Outcome, Snapshot};
+use resolver::{Config, HostSockets, Resolver, VipTable};
+use tokio::sync::watch;
+
+/// Where every sandbox asks.
+pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
+/// A network namespace that lasts as long as this value.
+pub(crate) struct Sandbox {
+    keeper: Child,
+}
+
+impl Sandbox {
+    /// A new one with its loopback up, as an engine hands it to a container.
+    pub(crate) fn new() -> Self {
+        let script = "ip link set lo up && echo ready && exec sleep 600";
+        let mut keeper = Command::new("unshare")
+            .args(["--net", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        keeper.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        Self { keeper }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.keeper.id()).into()
+    }
+
+    pub(crate) fn netns(&self) -> Netns {
+        Netns::open(&self.path()).unwrap()
+    }
+
+    /// Runs a shell command inside; its output.
+    pub(crate) fn run(&self, script: &str) -> String {
+        let net = format!("--net={}", self.path().display());
+        let done = Command::new("nsenter").args([&net, "sh", "-c", script]).output().unwrap();
+        assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// `dig` inside, its answers sorted, in one line.
+    pub(crate) fn dig(&self, what: &str) -> String {
+        let said = self.run(&format!("dig +short +time=3 +tries=1 @{ADDRESS} {what} || true"));
+        let mut lines: Vec<_> = said.lines().collect();
+        lines.sort_unstable();
+        lines.join(" ")
+    }
+
+    /// The header lines of `dig`: status, flags and counts, in one line.
+    pub(crate) fn dig_header(&self, what: &str) -> String {
+        let said = self.run(&format!("dig +time=6 +tries=1 @{ADDRESS} {what} || true"));
+        let interesting =
+            |it: &&str| it.contains("status:") || it.contains("flags:") || it.contains("EDE:");
+        said.lines().filter(interesting).collect::<Vec<_>>().join(" ")
+    }
+
+    /// A UDP socket inside, connected to 127.0.0.11:53.
+    pub(crate) fn client(&self) -> UdpSocket {
+        let socket =
+            kernel::socket::udp_connected(&self.netns(), SocketAddr::from((ADDRESS, 53))).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket
+    }
+
+    /// Lets an "engine" that answers every name with `address` have 127.0.0.11:53, as Docker does.
+    pub(crate) fn engine(&self, address: Ipv4Addr) -> Server {
+        let socket = kernel::socket::udp_bound(&self.netns(), (ADDRESS, 0).into()).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        self.run(&format!(
+            "nft 'add table ip docker; \
+             add chain ip docker output {{ type nat hook output priority -100; }}; \
+             add rule ip docker output ip daddr {ADDRESS} udp dport 53 dnat to {ADDRESS}:{port}; \
+             add chain ip docker post {{ type nat hook postrouting priority 100; }}; \
+             add rule ip docker post ip saddr {ADDRESS} udp sport {port} snat to :53'"
+        ));
+        Server::on(socket, None, move |query| Some(reply(query, 0, &[address])))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.keeper.kill().ok();
+        self.keeper.wait().ok();
+    }
+}
+
+/// A name server made of a function from query to reply.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Server {
+    /// On this process's loopback.
+    pub(crate) fn start(
+        answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Clone + Send + 'static,
+    ) -> Self {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind(tcp.local_addr().unwrap()).unwrap();
+        Self::on(udp, Some(tcp), answer)
+    }
+
+    /// On given sockets. Over TCP the query is marked by a leading octet 255.
+    pub(crate) fn on(
+        udp: UdpSocket,
+        tcp: Option<TcpListener>,
+        answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Clone + Send + 'static,
+    ) -> Self {
+        let address = udp.local_addr().unwrap();
+        let (asked, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        udp.set_nonblocking(false).unwrap();
+        udp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (count, ended, by_udp) = (Arc::clone(&asked), Arc::clone(&stop), answer.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while !ended.load(SeqCst) {
+                let Ok((length, client)) = udp.recv_from(&mut buffer) else { continue };
+                count.fetch_add(1, SeqCst);
+                if let Some(reply) = by_udp(&buffer[..length]) {
+                    udp.send_to(&reply, client).unwrap();
+                }
+            }
+        });
+        if let Some(listener) = tcp {
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).unwrap();
+                    let mut query = vec![0; u16::from_be_bytes(length).into()];
+                    stream.read_exact(&mut query).unwrap();
+                    query.push(255);
+                    if let Some(reply) = answer(&query) {
+                        stream.write_all(&(reply.len() as u16).to_be_bytes()).unwrap();
+                        stream.write_all(&reply).unwrap();
+                    }
+                }
+            });
+        }
+        Self { address, asked, stop }
+    }
+
+    /// How often it was asked over UDP.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+    }
+}
+
+/// A reply to `query` with that code and those addresses, TTL 600, without EDNS.
+pub(crate) fn reply(query: &[u8], code: u8, addresses: &[Ipv4Addr]) -> Vec<u8> {
+    let mut end = 12;
+    while query[end] != 0 {
+        end += 1 + usize::from(query[end]);
+    }
+    let mut reply = query[..end + 5].to_vec();
+    reply[2] |= 0x80;
+    reply[3] = 0x80 | code;
+    reply[4..12].copy_from_slice(&[0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
+    for address in addresses {
+        reply.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\x02\x58\0\x04");
+        reply.extend_from_slice(&address.octets());
+    }
+    reply
+}
+
+/// A resolver that is driven by hand.
+pub(crate) struct Driven {
+    pub(crate) resolver: Resolver,
+    pub(crate) vips: watch::Sender<Arc<VipTable>>,
+    runtime: tokio::runtime::Runtime,
+    generation: u64,
+}
+
+impl Driven {
+    pub(crate) fn new(host: Option<HostSockets>) -> Self {
+        let (vips, table) = watch::channel(Arc::default());
+        let config = Config {
+            ttl: Duration::from_secs(5),
+            vip_ttl: Duration::from_secs(30),
+            forward_single_label: false,
+            host_listen: None,
+        };
+        let resolver = Resolver::new(config, table, host).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { resolver, vips, runtime, generation: 0 }
+    }
+
+    /// Makes this world true, whatever comes of it.
+    pub(crate) fn try_apply(&mut self, world: &str, gossip: bool) -> Outcome {
+        let mut draft = registry::source::world::parse(world, "world.toml")
+            .unwrap_or_else(|faults| panic!("{faults:#?}"));
+        if gossip {
+            for network in &mut draft.networks {
+                network.names = registry::model::Completeness::Gossip;
+            }
+        }
+        self.generation += 1;
+        let (plan, notes) = self.resolver.compile(&Snapshot::build(draft, self.generation));
+        assert!(notes.is_empty(), "{notes:?}");
+        self.runtime.block_on(self.resolver.apply(&Arc::new(plan)))
+    }
+
+    /// Makes this world true; the number of changes.
+    pub(crate) fn apply(&mut self, world: &str) -> usize {
+        let outcome = self.try_apply(world, false);
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+        outcome.changes
+    }
+}
+
+/// Waits until `done`, or fails with what was last seen.
+#[track_caller]
+pub(crate) fn eventually<T: std::fmt::Debug>(
+    within: Duration,
+    mut look: impl FnMut() -> T,
+    done: impl Fn(&T) -> bool,
+) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let seen = look();
+        if done(&seen) {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < within, "after {within:?} still {seen:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -13,10 +13,14 @@
 //! - *no thread is left in a foreign namespace*: threads that enter one end there or come back;
 //! - `unsafe` stands in this crate alone, each block with its reason.
 
+pub mod conntrack;
 pub mod door;
+pub mod link;
+pub mod neighbour;
 mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod privilege;
 pub mod process;
+pub mod route;
 pub mod socket;

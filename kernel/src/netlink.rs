@@ -44,10 +44,10 @@ pub(crate) struct Refusal {
 }
 
 impl Channel {
-    /// Opens a socket for `protocol` in the calling thread's namespace.
-    pub(crate) fn open(protocol: Protocol) -> io::Result<Self> {
+    /// Opens a socket for [`ROUTE`] or [`NETFILTER`] in the calling thread's namespace.
+    pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Self> {
         let kind = SocketFlags::CLOEXEC;
-        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, kind, Some(protocol))?;
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, kind, protocol)?;
         set_socket_timeout(&fd, Timeout::Recv, Some(PATIENCE))?;
         set_socket_timeout(&fd, Timeout::Send, Some(PATIENCE))?;
         bind(&fd, &SocketAddrNetlink::new(0, 0))?;
@@ -170,6 +170,12 @@ impl Channel {
         }
     }
 
+    /// The number of the interface with this name in the socket's namespace; `ENODEV` where there
+    /// is none.
+    pub(crate) fn index_of(&self, device: &str) -> io::Result<u32> {
+        Ok(rustix::net::netdevice::name_to_index(&self.fd, device)?)
+    }
+
     /// A batch travels as one datagram: the send buffer must hold it.
     fn make_room(&mut self, length: usize) -> io::Result<()> {
         // The kernel counts its own bookkeeping against the buffer.
@@ -257,6 +263,12 @@ fn set_netlink_option(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
     };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// `NETLINK_ROUTE`: its number is zero, which rustix spells so.
+pub(crate) const ROUTE: Option<Protocol> = None;
+
+/// `NETLINK_NETFILTER`: nftables and conntrack.
+pub(crate) const NETFILTER: Option<Protocol> = Some(rustix::net::netlink::NETFILTER);
 
 /// How long a reply may take. The kernel replies before the request's system call returns, except
 /// where a dump goes on or another transaction holds the lock for long.

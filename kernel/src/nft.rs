@@ -12,15 +12,13 @@ mod table;
 
 use std::io;
 
-use rustix::net::netlink::NETFILTER;
-
 pub use self::batch::{Batch, comment};
 pub use self::expr::{Checksum, CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectWith};
 pub use self::read::{ChainInfo, RuleInfo, TableInfo};
 pub use self::set::{Element, ElementValue, KeyType, SetSpec, SetValue, Verdict, concat};
 pub use self::table::{ChainKind, Family, Hook, HookPoint, Table};
 
-use crate::netlink::{Channel, Refusal};
+use crate::netlink::{Channel, NETFILTER, Refusal};
 use crate::netns::{Netns, NetnsError};
 
 /// Why nftables could not be changed or read.

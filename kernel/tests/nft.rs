@@ -1,6 +1,8 @@
 //! Transactions against the real kernel, in namespaces of the tests' own: run them as root, or as
 //! anybody inside `unshare -Urnm`.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::net::Ipv4Addr;
@@ -301,108 +303,95 @@ fn elements_with_a_time_out_expire_unless_refreshed() {
     assert_eq!(socket.elements(T, "alive").unwrap(), []);
 }
 
-#[test]
-fn every_expression_is_taken_and_listed() {
+/// Has the kernel take the rules in a chain, and nft list them with these lines.
+#[track_caller]
+fn listed_as(hook: Hook, rules: &[(&[Expr], &[u8])], lines: &[&str]) {
     let (netns, mut socket) = world();
     let mut batch = Batch::new();
     batch.replace_table(T, false);
-    batch.add_set(
-        T,
-        &SetSpec {
-            name: "ports",
-            key: &[KeyType::InetProto, KeyType::InetService],
-            value: SetValue::Pair(KeyType::Ipv4Addr, KeyType::InetService),
-            timeout: false,
-            size: None,
-        },
-    );
-    let to_web = concat(&[&[10, 0, 0, 23], &80_u16.to_be_bytes()]);
-    batch.add_elements(
-        T,
-        "ports",
-        &[Element {
-            key: concat(&[&[6], &8001_u16.to_be_bytes()]),
-            value: ElementValue::Data(to_web),
-            timeout: None,
-        }],
-    );
-    batch.add_chain(T, "out", Some(OUTPUT_NAT));
-    let protocol = Expr::Meta { key: MetaKey::L4Proto, to: 0 };
-    let port = |to| payload(PayloadBase::Transport, 2, 2, to);
-    batch.add_rule(
-        T,
-        "out",
-        &[
-            Expr::FibDaddrType { to: 0 },
-            is(0, &2_u32.to_ne_bytes()),
-            protocol.clone(),
-            port(1),
-            Expr::Lookup { set: "ports".to_owned(), from: 0, to: Some(0), invert: false },
-            Expr::Nat { kind: NatKind::Dnat, address: 0, port: Some(1) },
-        ],
-        &[],
-    );
-    batch.add_rule(
-        T,
-        "out",
-        &[protocol.clone(), is(0, &[6]), Expr::Reject(RejectWith::TcpReset)],
-        &[],
-    );
-    batch.add_rule(T, "out", &[Expr::Reject(RejectWith::PortUnreachable)], &[]);
-    let post = Hook { kind: ChainKind::Nat, point: HookPoint::Postrouting, priority: 100 };
-    batch.add_chain(T, "post", Some(post));
-    let mut name = b"eth1".to_vec();
-    name.resize(16, 0);
-    batch.add_rule(
-        T,
-        "post",
-        &[
-            Expr::Meta { key: MetaKey::OifName, to: 0 },
-            Expr::Cmp { op: CmpOp::Ne, from: 0, data: name },
-            Expr::Masquerade,
-        ],
-        &[],
-    );
-    let route = Hook { kind: ChainKind::Route, point: HookPoint::Output, priority: -150 };
-    batch.add_chain(T, "route", Some(route));
-    batch.add_rule(
-        T,
-        "route",
-        &[
-            Expr::Ct { key: CtKey::State, to: 0 },
-            Expr::Bitwise { from: 0, to: 0, mask: 6_u32.to_ne_bytes().to_vec(), xor: vec![0; 4] },
-            Expr::Cmp { op: CmpOp::Ne, from: 0, data: vec![0; 4] },
-            Expr::Ct { key: CtKey::Mark, to: 0 },
-            Expr::MetaSet { key: MetaKey::Mark, from: 0 },
-            Expr::Immediate { to: 0, data: 5_u32.to_ne_bytes().to_vec() },
-            Expr::CtSet { key: CtKey::Mark, from: 0 },
-        ],
-        &[],
-    );
-    batch.add_rule(
-        T,
-        "route",
-        &[
-            payload(PayloadBase::Network, 12, 4, 1),
-            Expr::Jhash { from: 1, len: 4, modulus: 3, seed: 5, to: 0 },
-            is(0, &1_u32.to_ne_bytes()),
-            Expr::Verdict(Verdict::Drop),
-        ],
-        &comment("hashed"),
-    );
+    let key = &[KeyType::InetProto, KeyType::InetService];
+    let value = SetValue::Pair(KeyType::Ipv4Addr, KeyType::InetService);
+    batch.add_set(T, &SetSpec { name: "ports", key, value, timeout: false, size: None });
+    let port = concat(&[&[6], &8001_u16.to_be_bytes()]);
+    let to_web = ElementValue::Data(concat(&[&[10, 0, 0, 23], &80_u16.to_be_bytes()]));
+    batch.add_elements(T, "ports", &[Element { key: port, value: to_web, timeout: None }]);
+    batch.add_chain(T, "c", Some(hook));
+    for (rule, userdata) in rules {
+        batch.add_rule(T, "c", rule, userdata);
+    }
     socket.commit(&batch).unwrap();
     let listed = run(&netns, "nft list ruleset");
-    for line in [
-        "tcp . 8001 : 10.0.0.23 . 80",
-        "fib daddr type local dnat ip to meta l4proto . th dport map @ports",
-        "\t\treject with tcp reset\n\t\treject\n",
-        "oifname != \"eth1\" masquerade",
-        "type route hook output priority mangle; policy accept;",
-        "ct state established,related meta mark set ct mark ct mark set 0x00000005",
-        "jhash ip saddr mod 3 seed 0x5 1 drop comment \"hashed\"",
-    ] {
+    for line in [&["tcp . 8001 : 10.0.0.23 . 80"], lines].concat() {
         assert!(listed.contains(line), "`{line}` is missing in\n{listed}");
     }
+}
+
+#[test]
+fn a_published_port_is_translated_by_protocol_and_port_to_address_and_port() {
+    let rule = [
+        Expr::FibDaddrType { to: 0 },
+        is(0, &2_u32.to_ne_bytes()),
+        Expr::Meta { key: MetaKey::L4Proto, to: 0 },
+        payload(PayloadBase::Transport, 2, 2, 1),
+        Expr::Lookup { set: "ports".to_owned(), from: 0, to: Some(0), invert: false },
+        Expr::Nat { kind: NatKind::Dnat, address: 0, port: Some(1) },
+    ];
+    let line = "fib daddr type local dnat ip to meta l4proto . th dport map @ports";
+    listed_as(OUTPUT_NAT, &[(&rule, &[])], &[line]);
+}
+
+#[test]
+fn packets_are_refused_with_a_reset_or_port_unreachable() {
+    let reset = [
+        Expr::Meta { key: MetaKey::L4Proto, to: 0 },
+        is(0, &[6]),
+        Expr::Reject(RejectWith::TcpReset),
+    ];
+    let rules: [(&[Expr], &[u8]); 2] =
+        [(&reset, &[]), (&[Expr::Reject(RejectWith::PortUnreachable)], &[])];
+    listed_as(OUTPUT_NAT, &rules, &["\t\treject with tcp reset\n\t\treject\n"]);
+}
+
+#[test]
+fn sources_are_masqueraded_except_on_one_interface() {
+    let post = Hook { kind: ChainKind::Nat, point: HookPoint::Postrouting, priority: 100 };
+    let mut name = b"eth1".to_vec();
+    name.resize(16, 0);
+    let rule = [
+        Expr::Meta { key: MetaKey::OifName, to: 0 },
+        Expr::Cmp { op: CmpOp::Ne, from: 0, data: name },
+        Expr::Masquerade,
+    ];
+    listed_as(post, &[(&rule, &[])], &["oifname != \"eth1\" masquerade"]);
+}
+
+#[test]
+fn marks_states_and_hashes_are_read_and_written() {
+    let route = Hook { kind: ChainKind::Route, point: HookPoint::Output, priority: -150 };
+    let marks = [
+        Expr::Ct { key: CtKey::State, to: 0 },
+        Expr::Bitwise { from: 0, to: 0, mask: 6_u32.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+        Expr::Cmp { op: CmpOp::Ne, from: 0, data: vec![0; 4] },
+        Expr::Ct { key: CtKey::Mark, to: 0 },
+        Expr::MetaSet { key: MetaKey::Mark, from: 0 },
+        Expr::Immediate { to: 0, data: 5_u32.to_ne_bytes().to_vec() },
+        Expr::CtSet { key: CtKey::Mark, from: 0 },
+    ];
+    let hash = [
+        payload(PayloadBase::Network, 12, 4, 1),
+        Expr::Jhash { from: 1, len: 4, modulus: 3, seed: 5, to: 0 },
+        is(0, &1_u32.to_ne_bytes()),
+        Expr::Verdict(Verdict::Drop),
+    ];
+    listed_as(
+        route,
+        &[(&marks, &[]), (&hash, &comment("hashed"))],
+        &[
+            "type route hook output priority mangle; policy accept;",
+            "ct state established,related meta mark set ct mark ct mark set 0x00000005",
+            "jhash ip saddr mod 3 seed 0x5 1 drop comment \"hashed\"",
+        ],
+    );
 }
 
 #[test]

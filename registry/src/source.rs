@@ -34,8 +34,17 @@ impl Publisher {
     /// Publishes `draft` as the present, unless it says what the last snapshot said. Returns
     /// whether something was published.
     pub fn publish(&self, draft: Draft) -> bool {
+        self.publish_as(draft, None)
+    }
+
+    /// The same for a world of which a part could not be read again, with the reason why.
+    pub fn publish_as(&self, draft: Draft, stale: Option<String>) -> bool {
         let last = self.current();
-        let next = Snapshot::build(draft, last.generation().saturating_add(1));
+        let built = Snapshot::build(draft, last.generation().saturating_add(1));
+        let next = match stale {
+            Some(reason) => built.marked_stale(reason),
+            None => built,
+        };
         // The first reading is news even when it finds nothing: an empty world is then known.
         let differs = last.generation() == 0 || !next.same_world(&last);
         if differs {

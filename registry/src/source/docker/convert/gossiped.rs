@@ -1,0 +1,191 @@
+//! What gossip tells, as parts of the world: all there is on a worker, and on managers the plain
+//! containers of other nodes. Pure.
+//!
+//! Gossip knows services by name only, so that is their id here; it knows neither labels, aliases
+//! nor the protocol of a published port.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::id::{NodeId, ServiceId, TaskId};
+use crate::model::{
+    Endpoint, Labels, Mode, Node, Protocol, PublishMode, PublishedPort, Service, ServiceAttachment,
+    ServiceKind, ServingState, Task,
+};
+use crate::source::docker::convert::managed::STACK;
+use crate::source::docker::convert::{DRAINING, ingress_endpoints, node_at};
+use crate::source::docker::gossip::{GossipService, GossipTask};
+use crate::source::docker::view::View;
+
+/// The id of a service that is known by name only.
+pub(super) fn service_id(name: &str) -> ServiceId {
+    ServiceId::from(format!("swarm:{name}"))
+}
+
+/// The services with a task on a network of this node.
+pub(super) fn services(view: &View) -> Vec<Service> {
+    let mut services: BTreeMap<&str, Service> = BTreeMap::new();
+    for (network, gossip) in &view.gossip {
+        for (name, gossiped) in &gossip.services {
+            let service = services.entry(name).or_insert_with(|| Service {
+                id: service_id(name),
+                name: name.clone(),
+                kind: ServiceKind::Swarm,
+                stack: stack(view, name),
+                mode: Mode::DnsRr,
+                networks: BTreeMap::new(),
+                ports: Vec::new(),
+                labels: Labels::new(),
+                created: 0,
+            });
+            if gossiped.vip.is_some() {
+                service.mode = Mode::Vip;
+            }
+            service.ports.extend(ports(gossiped));
+            let attachment = ServiceAttachment { vip: gossiped.vip, aliases: BTreeSet::new() };
+            service.networks.insert(network.clone(), attachment);
+        }
+    }
+    services.into_values().collect()
+}
+
+/// Gossip lists a port once for each protocol without naming it: once is TCP, twice is both.
+fn ports(service: &GossipService) -> Vec<PublishedPort> {
+    let mut ports: Vec<PublishedPort> = Vec::new();
+    for (published, target) in &service.ports {
+        let again = ports.iter().any(|it| it.published == *published);
+        let port = PublishedPort {
+            published: *published,
+            target: *target,
+            protocol: if again { Protocol::Udp } else { Protocol::Tcp },
+            mode: PublishMode::Ingress,
+            name: None,
+        };
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+/// A service's stack, where one of its tasks runs here and says so.
+fn stack(view: &View, service: &str) -> Option<String> {
+    let mut tasks = view
+        .containers
+        .values()
+        .filter(|it| it.label("com.docker.swarm.service.name") == Some(service));
+    tasks.find_map(|it| it.label(STACK)).map(str::to_owned)
+}
+
+/// The nodes that gossip and the engine name: this one, the managers, and by address those that
+/// run a task on a network of this node.
+pub(super) fn nodes(view: &View) -> Vec<Node> {
+    let ingress = ingress_endpoints(view);
+    let node = |id: NodeId, name: String, address: Option<IpAddr>| Node {
+        id,
+        name,
+        address,
+        state: "ready".to_owned(),
+        ingress: address.and_then(|it| ingress.get(&it).copied()),
+    };
+    let engine = &view.engine;
+    let mut nodes: Vec<Node> = Vec::new();
+    nodes
+        .extend(engine.node.iter().map(|it| node(it.clone(), engine.name.clone(), engine.address)));
+    for (id, address) in &engine.managers {
+        if nodes.iter().all(|it| it.id != *id) {
+            nodes.push(node(id.clone(), String::new(), *address));
+        }
+    }
+    let tasks = view.gossip.values().flat_map(|it| {
+        it.plain.iter().chain(it.services.values().flat_map(|service| &service.tasks))
+    });
+    let hosts: BTreeSet<IpAddr> =
+        tasks.filter_map(|it| it.host).chain(ingress.keys().copied()).collect();
+    for host in hosts {
+        if node_at(&nodes, Some(host)).is_none() {
+            let id = NodeId::from(format!("address:{host}"));
+            nodes.push(node(id, String::new(), Some(host)));
+        }
+    }
+    for node in &mut nodes {
+        if let (true, Some(address)) = (node.name.is_empty(), node.address) {
+            node.name = address.to_string();
+        }
+    }
+    nodes
+}
+
+/// Adds the tasks and plain containers of other nodes to `tasks`.
+pub(super) fn add_tasks(view: &View, nodes: &[Node], tasks: &mut BTreeMap<TaskId, Task>) {
+    let local: BTreeSet<TaskId> = tasks.keys().cloned().collect();
+    let here = Here::of(view);
+    for (network, gossip) in &view.gossip {
+        for (service, gossiped) in &gossip.services {
+            for task in &gossiped.tasks {
+                let id = TaskId::from(task.task_id().unwrap_or(&task.endpoint));
+                if local.contains(&id) || here.has(task) {
+                    continue;
+                }
+                let known = tasks
+                    .entry(id.clone())
+                    .or_insert_with(|| remote_task(task, id, Some(service_id(service)), nodes));
+                known.networks.insert(network.clone(), endpoint(task));
+                if view.draining.contains(&task.endpoint) {
+                    known.state = ServingState::Draining;
+                    DRAINING.clone_into(&mut known.reason);
+                }
+            }
+        }
+    }
+    add_plain(view, nodes, tasks);
+}
+
+/// Adds the plain containers of other nodes to `tasks`.
+pub(super) fn add_plain(view: &View, nodes: &[Node], tasks: &mut BTreeMap<TaskId, Task>) {
+    let here = Here::of(view);
+    for (network, gossip) in &view.gossip {
+        for task in gossip.plain.iter().filter(|it| !here.has(it)) {
+            let id = TaskId::from(format!("endpoint:{}", task.endpoint));
+            let mut added = remote_task(task, id.clone(), None, nodes);
+            added.networks.insert(network.clone(), endpoint(task));
+            tasks.insert(id, added);
+        }
+    }
+}
+
+fn remote_task(task: &GossipTask, id: TaskId, service: Option<ServiceId>, nodes: &[Node]) -> Task {
+    Task {
+        id,
+        name: task.name.clone(),
+        service,
+        node: node_at(nodes, task.host),
+        networks: BTreeMap::new(),
+        weight: 1,
+        state: ServingState::Serving,
+        reason: "announced by its node".to_owned(),
+    }
+}
+
+fn endpoint(task: &GossipTask) -> Endpoint {
+    Endpoint { addresses: vec![task.address], names: BTreeSet::new() }
+}
+
+/// What is on this node, where the container itself says more, or has just died.
+struct Here<'a> {
+    address: Option<IpAddr>,
+    endpoints: BTreeSet<&'a str>,
+}
+
+impl<'a> Here<'a> {
+    fn of(view: &'a View) -> Self {
+        let attached = view.containers.values().flat_map(|it| &it.attachments);
+        let endpoints = attached.map(|it| it.endpoint.as_str()).filter(|it| !it.is_empty());
+        Self { address: view.engine.address, endpoints: endpoints.collect() }
+    }
+
+    fn has(&self, task: &GossipTask) -> bool {
+        (self.address.is_some() && task.host == self.address)
+            || self.endpoints.contains(task.endpoint.as_str())
+    }
+}

@@ -1,0 +1,146 @@
+//! A manager's services, tasks and nodes as parts of the world. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
+use crate::model::{
+    Endpoint, Mode, Node, Service, ServiceAttachment, ServiceKind, ServingState, Task,
+};
+use crate::source::docker::convert::{ingress_endpoints, names, network_called};
+use crate::source::docker::swarm::{SwarmService, SwarmTask};
+use crate::source::docker::view::View;
+
+/// The label by which `docker stack` marks what it made.
+pub(super) const STACK: &str = "com.docker.stack.namespace";
+
+/// All services of the Swarm.
+pub(super) fn services(view: &View) -> Vec<Service> {
+    view.swarm.services.iter().map(|(id, it)| service(view, id, it)).collect()
+}
+
+fn service(view: &View, id: &ServiceId, swarm: &SwarmService) -> Service {
+    let mut networks: BTreeMap<NetworkId, ServiceAttachment> = BTreeMap::new();
+    for (reference, aliases) in &swarm.networks {
+        let Some(network) = network_called(view, reference) else { continue };
+        networks.entry(network).or_default().aliases.extend(aliases.iter().cloned());
+    }
+    for (network, vip) in &swarm.vips {
+        let Some(network) = network_called(view, network) else { continue };
+        networks.entry(network).or_default().vip = Some(*vip);
+    }
+    if swarm.mode() == Mode::Vip {
+        // Swarm gives every address itself; where it has not yet, the service is not there yet.
+        networks.retain(|_, it| it.vip.is_some());
+    }
+    for attachment in networks.values_mut() {
+        attachment.aliases.remove(&swarm.name);
+    }
+    Service {
+        id: id.clone(),
+        name: swarm.name.clone(),
+        kind: ServiceKind::Swarm,
+        stack: swarm.labels.get(STACK).cloned(),
+        mode: swarm.mode(),
+        networks,
+        ports: swarm.ports.clone(),
+        labels: swarm.labels.clone(),
+        created: swarm.created,
+    }
+}
+
+/// All nodes of the Swarm.
+pub(super) fn nodes(view: &View) -> Vec<Node> {
+    let ingress = ingress_endpoints(view);
+    let nodes = view.swarm.nodes.iter().map(|(id, node)| {
+        let own = view.engine.node.as_ref() == Some(id);
+        let address = node.address.or_else(|| view.engine.address.filter(|_| own));
+        Node {
+            id: id.clone(),
+            name: node.name.clone(),
+            address,
+            state: node.state.clone(),
+            ingress: address.and_then(|it| ingress.get(&it).copied()),
+        }
+    });
+    nodes.collect()
+}
+
+/// Adds the tasks of other nodes to `tasks`, and to those of this node what only Swarm knows.
+pub(super) fn add_tasks(view: &View, tasks: &mut BTreeMap<TaskId, Task>) {
+    let gossiped: BTreeSet<&str> = view.gossip.values().flat_map(|it| it.task_ids()).collect();
+    for task in view.swarm.tasks.values() {
+        let id = TaskId::from(task.id.as_str());
+        if let Some(local) = tasks.get_mut(&id) {
+            if !task.is_wanted() {
+                local.state = ServingState::Draining;
+                STOPPING.clone_into(&mut local.reason);
+            }
+            continue;
+        }
+        let Some((state, reason)) = state(view, task, gossiped.contains(task.id.as_str())) else {
+            continue;
+        };
+        tasks.insert(id.clone(), remote_task(view, task, id, state, reason));
+    }
+}
+
+const STOPPING: &str = "Swarm is stopping it";
+
+/// The state of a task without a container here; `None`: it is gone.
+fn state(view: &View, task: &SwarmTask, gossiped: bool) -> Option<(ServingState, String)> {
+    let runs = task.status.state == "running";
+    let node = view.swarm.nodes.get(&NodeId::from(task.node.as_str()));
+    let is_here = view.engine.node.as_ref().is_some_and(|it| it.as_str() == task.node);
+    if !task.is_alive() || (!task.is_wanted() && !runs) {
+        return None;
+    }
+    if is_here && runs {
+        return None; // its container has died, and Swarm has not heard of it yet
+    }
+    if let Some(node) = node.filter(|it| it.state != "ready") {
+        let reason = format!("its node {} is {}", node.name, node.state);
+        return Some((ServingState::Stopped, reason));
+    }
+    Some(match (task.is_wanted(), runs, gossiped) {
+        (false, _, _) => (ServingState::Draining, STOPPING.to_owned()),
+        (true, true, _) => (ServingState::Serving, "running".to_owned()),
+        // Its node announced it to the others; the managers hear of it a little later.
+        (true, false, true) => (ServingState::Serving, "announced by its node".to_owned()),
+        (true, false, false) => (ServingState::Starting, task.status.state.clone()),
+    })
+}
+
+fn remote_task(
+    view: &View,
+    task: &SwarmTask,
+    id: TaskId,
+    state: ServingState,
+    reason: String,
+) -> Task {
+    let service = ServiceId::from(task.service.as_str());
+    let hostname = &task.spec.container_spec.hostname;
+    let networks = task.networks_attachments.iter().filter_map(|it| {
+        let network = view.networks.get(&NetworkId::from(it.network.id.as_str()))?;
+        let names = names::of_remote(network, &task.status.container_status.id, hostname);
+        Some((network.id.clone(), Endpoint { addresses: SwarmTask::addresses(it), names }))
+    });
+    Task {
+        id,
+        name: name(view, task, &service),
+        node: Some(task.node.as_str()).filter(|it| !it.is_empty()).map(NodeId::from),
+        networks: networks.collect(),
+        service: Some(service),
+        weight: 1,
+        state,
+        reason,
+    }
+}
+
+/// `SERVICE.SLOT.ID`, in global services `SERVICE.NODE.ID`.
+fn name(view: &View, task: &SwarmTask, service: &ServiceId) -> String {
+    let service = view.swarm.services.get(service).map_or(task.service.as_str(), |it| &it.name);
+    match task.slot {
+        0 => format!("{service}.{}.{}", task.node, task.id),
+        slot => format!("{service}.{slot}.{}", task.id),
+    }
+}

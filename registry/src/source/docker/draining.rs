@@ -1,0 +1,219 @@
+//! Which tasks drain, on nodes that only hear gossip. Pure; who asks is [`follow`].
+//!
+//! Gossip lists a task until it is gone, but two seconds before Swarm stops it each engine takes
+//! it out of its own names. So the engine's own resolver is asked, from a container's namespace,
+//! for the tasks of each service there: whom it leaves out drains.
+//!
+//! Invariant: an answer that shares no address with gossip is no evidence: the engine may be
+//! starting, or the answer may come from elsewhere. So a service never loses its last task here.
+//!
+//! [`follow`]: crate::source::docker::follow
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use crate::id::NetworkId;
+use crate::source::docker::container::Container;
+use crate::source::docker::engine::Role;
+use crate::source::docker::view::View;
+
+/// How many questions are asked in a round.
+pub(crate) const ROUND: usize = 50;
+
+/// One question, and what to make of its answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Question {
+    /// The network that it is about.
+    pub(crate) network: NetworkId,
+    /// The service that it is about.
+    pub(crate) service: String,
+    /// What is asked: `tasks.SERVICE.NETWORK`.
+    pub(crate) name: String,
+    /// From where.
+    pub(crate) netns: PathBuf,
+    /// Which namespace that is.
+    pub(crate) cookie: u64,
+}
+
+/// What an answer says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Verdict {
+    /// The endpoints that drain.
+    pub(crate) draining: BTreeSet<String>,
+    /// It names an address that gossip did not: gossip is to be read again.
+    pub(crate) is_news: bool,
+}
+
+/// The questions of the next round: services on networks where this node has a sandbox, those
+/// of `hot` networks first, the others in turn, after `last`.
+pub(crate) fn round(
+    view: &View,
+    hot: &BTreeSet<NetworkId>,
+    last: &mut Option<(NetworkId, String)>,
+) -> Vec<Question> {
+    if view.engine.role != Role::Worker {
+        return Vec::new();
+    }
+    let places = places(view);
+    let mut all: Vec<Question> = Vec::new();
+    for (network, gossip) in &view.gossip {
+        let known = view.networks.get(network).filter(|it| !it.ingress);
+        let (Some(known), Some(place)) = (known, places.get(network)) else { continue };
+        let services = gossip.services.iter().filter(|(_, it)| !it.tasks.is_empty());
+        all.extend(services.filter_map(|(it, _)| question(network, &known.name, it, place)));
+    }
+    let (mut asked, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|it| hot.contains(&it.network));
+    asked.truncate(ROUND);
+    let key = |it: &Question| (it.network.clone(), it.service.clone());
+    let (before, after): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|it| last.as_ref().is_some_and(|last| key(it) <= *last));
+    let room = ROUND - asked.len();
+    let turn: Vec<Question> = after.into_iter().chain(before).take(room).collect();
+    if let Some(question) = turn.last() {
+        *last = Some(key(question));
+    }
+    asked.extend(turn);
+    asked
+}
+
+/// What `answer` says about the tasks that gossip lists for the question's service.
+pub(crate) fn judge(view: &View, question: &Question, answer: &[Ipv4Addr]) -> Verdict {
+    let gossip = view.gossip.get(&question.network);
+    let service = gossip.and_then(|it| it.services.get(&question.service));
+    let Some(service) = service else { return Verdict::default() };
+    let answered: BTreeSet<IpAddr> = answer.iter().copied().map(IpAddr::V4).collect();
+    let listed: BTreeSet<IpAddr> = service.tasks.iter().map(|it| it.address).collect();
+    if listed.is_disjoint(&answered) {
+        return Verdict { is_news: !answered.is_empty(), ..Verdict::default() };
+    }
+    let missing = service.tasks.iter().filter(|it| !answered.contains(&it.address));
+    Verdict {
+        draining: missing.map(|it| it.endpoint.clone()).collect(),
+        is_news: !answered.is_subset(&listed),
+    }
+}
+
+fn question(
+    network: &NetworkId,
+    network_name: &str,
+    service: &str,
+    place: &Container,
+) -> Option<Question> {
+    Some(Question {
+        network: network.clone(),
+        service: service.to_owned(),
+        name: format!("tasks.{service}.{network_name}"),
+        netns: place.netns.clone()?,
+        cookie: place.cookie?,
+    })
+}
+
+/// A container on each network, from whose namespace to ask.
+fn places(view: &View) -> BTreeMap<NetworkId, &Container> {
+    let own = |it: &&Container| it.running && it.cookie.is_some() && it.cookie != view.host_cookie;
+    let containers = view.containers.values().filter(own);
+    containers.flat_map(|it| it.attachments.iter().map(move |on| (on.network_id(), it))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::docker::container::Attached;
+    use crate::source::docker::engine::{Engine, EngineNetwork};
+    use crate::source::docker::gossip::{Gossip, GossipService, GossipTask};
+
+    fn view(services: usize, tasks: u8) -> View {
+        let network = NetworkId::from("n1");
+        let task = |it: u8| GossipTask {
+            name: format!("s.{it}.t{it}"),
+            endpoint: format!("e{it}"),
+            address: IpAddr::from([10, 0, 1, it]),
+            host: None,
+        };
+        let service =
+            GossipService { tasks: (1..=tasks).map(task).collect(), ..GossipService::default() };
+        let services = (0..services).map(|it| (format!("s{it:03}"), service.clone())).collect();
+        let gossip = Gossip { services, ..Gossip::default() };
+        let container = Container {
+            id: "c".to_owned(),
+            running: true,
+            cookie: Some(7),
+            netns: Some(PathBuf::from("/ns")),
+            attachments: vec![Attached { network: "n1".to_owned(), ..Attached::default() }],
+            ..Container::default()
+        };
+        let on = EngineNetwork::from_list(bollard::models::Network {
+            id: Some("n1".to_owned()),
+            name: Some("front".to_owned()),
+            driver: Some("overlay".to_owned()),
+            scope: Some("swarm".to_owned()),
+            ..Default::default()
+        });
+        View {
+            engine: Engine { role: Role::Worker, ..Engine::default() },
+            networks: [(network.clone(), on.unwrap())].into(),
+            gossip: [(network, gossip)].into(),
+            containers: [("c".to_owned(), container)].into(),
+            ..View::default()
+        }
+    }
+
+    fn first(view: &View) -> Question {
+        round(view, &BTreeSet::new(), &mut None).remove(0)
+    }
+
+    fn answer(last: &[u8]) -> Vec<Ipv4Addr> {
+        last.iter().map(|it| Ipv4Addr::new(10, 0, 1, *it)).collect()
+    }
+
+    #[test]
+    fn the_whole_name_is_asked_from_a_container_of_that_network() {
+        let question = first(&view(1, 2));
+        assert_eq!(question.name, "tasks.s000.front");
+        assert_eq!((question.netns, question.cookie), (PathBuf::from("/ns"), 7));
+    }
+
+    #[test]
+    fn whom_the_engine_leaves_out_drains() {
+        let view = view(1, 3);
+        let verdict = judge(&view, &first(&view), &answer(&[1, 3]));
+        assert_eq!(verdict, Verdict { draining: ["e2".to_owned()].into(), is_news: false });
+    }
+
+    #[test]
+    fn a_service_never_loses_its_last_task() {
+        let view = view(1, 3);
+        assert_eq!(judge(&view, &first(&view), &[]), Verdict::default());
+        let elsewhere = judge(&view, &first(&view), &answer(&[99]));
+        assert_eq!(elsewhere, Verdict { draining: BTreeSet::new(), is_news: true });
+    }
+
+    #[test]
+    fn an_address_that_gossip_lacks_is_news() {
+        let view = view(1, 1);
+        let verdict = judge(&view, &first(&view), &answer(&[1, 2]));
+        assert_eq!(verdict, Verdict { draining: BTreeSet::new(), is_news: true });
+    }
+
+    #[test]
+    fn every_service_gets_its_turn_and_no_round_is_longer_than_allowed() {
+        let view = view(120, 1);
+        let mut last = None;
+        let mut asked = BTreeSet::new();
+        for _ in 0..3 {
+            let questions = round(&view, &BTreeSet::new(), &mut last);
+            assert_eq!(questions.len(), ROUND);
+            asked.extend(questions.into_iter().map(|it| it.service));
+        }
+        assert_eq!(asked.len(), 120);
+    }
+
+    #[test]
+    fn managers_need_not_ask() {
+        let mut view = view(1, 2);
+        view.engine.role = Role::Manager;
+        assert_eq!(round(&view, &BTreeSet::new(), &mut None), []);
+    }
+}

@@ -1,0 +1,133 @@
+//! Does one job: asks the engine, the host or the kernel, and gives the answer.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use crate::id::NetworkId;
+use crate::source::docker::agenda::Job;
+use crate::source::docker::container::Container;
+use crate::source::docker::draining::Question;
+use crate::source::docker::engine::{Engine, EngineNetwork};
+use crate::source::docker::error::EngineError;
+use crate::source::docker::folder::Folder;
+use crate::source::docker::gossip::Gossip;
+use crate::source::docker::host::Host;
+use crate::source::docker::read::{Client, Containers};
+use crate::source::docker::swarm::Swarm;
+use crate::source::docker::upstream::{self, HostServers};
+
+/// A job that ended.
+pub(super) struct Finished {
+    /// Which.
+    pub(super) job: Job,
+    /// When it began, in the follower's count.
+    pub(super) sequence: u64,
+    /// When it began.
+    pub(super) begun: Instant,
+    /// What came of it.
+    pub(super) answer: Result<Answer, EngineError>,
+}
+
+/// What a job found out.
+pub(super) enum Answer {
+    Info(Engine),
+    Host(HostServers, Option<u64>),
+    Networks(Vec<EngineNetwork>),
+    Containers(Containers),
+    Container(Option<Box<Container>>),
+    Folder(Folder),
+    Gossip(NetworkId, Option<(Gossip, Vec<String>)>),
+    Swarm(Swarm),
+    Draining(Vec<(Question, Vec<Ipv4Addr>)>),
+}
+
+/// What a job has to know besides its name.
+pub(super) enum Context {
+    None,
+    /// The tasks that were alive at the last reading.
+    Known(BTreeSet<String>),
+    /// The folder to list.
+    Folder(PathBuf),
+    /// What to ask the engine's resolver.
+    Questions(Vec<Question>),
+}
+
+/// Does `job`.
+pub(super) async fn answer<H: Host>(
+    client: Arc<Client>,
+    host: Arc<H>,
+    job: Job,
+    context: Context,
+) -> Result<Answer, EngineError> {
+    Ok(match (job, context) {
+        (Job::Info, _) => Answer::Info(client.info().await?.0),
+        (Job::Host, _) => Answer::Host(host_servers().await, host_cookie(host).await),
+        (Job::Networks, _) => Answer::Networks(client.networks().await?),
+        (Job::Containers, _) => Answer::Containers(client.containers(&host).await?),
+        (Job::Container(id), _) => {
+            Answer::Container(client.container(&id, &host).await?.map(Box::new))
+        }
+        (Job::Gossip(network), _) => {
+            let gossip = client.gossip(&network).await?;
+            Answer::Gossip(network, gossip)
+        }
+        (Job::Swarm, Context::Known(known)) => Answer::Swarm(client.swarm(known).await?),
+        (Job::Swarm, _) => Answer::Swarm(client.swarm(BTreeSet::new()).await?),
+        (Job::Folder, Context::Folder(path)) => Answer::Folder(list(path).await),
+        (Job::Folder, _) => Answer::Folder(Folder::default()),
+        (Job::Draining, Context::Questions(questions)) => {
+            Answer::Draining(ask(&*host, questions).await)
+        }
+        (Job::Draining, _) => Answer::Draining(Vec::new()),
+    })
+}
+
+/// How many questions are under way at a time: the engine's resolver answers one at a time.
+const ASKED_AT_ONCE: usize = 8;
+
+async fn ask<H: Host>(host: &H, questions: Vec<Question>) -> Vec<(Question, Vec<Ipv4Addr>)> {
+    let asked = stream::iter(questions).map(|it| async move {
+        let answer = host.engine_tasks(&it.netns, it.cookie, &it.name).await?;
+        Some((it, answer))
+    });
+    asked.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await
+}
+
+/// Lists the folder; one that does not exist is empty.
+async fn list(path: PathBuf) -> Folder {
+    let of = path.clone();
+    let names = blocking(move || {
+        let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+        entries.filter_map(|it| it.file_name().into_string().ok()).collect::<Vec<_>>()
+    });
+    Folder::new(of, names.await.unwrap_or_default())
+}
+
+/// What this host's files say of name servers; a file that cannot be read says nothing.
+async fn host_servers() -> HostServers {
+    let read = || {
+        let text = |path: &str| std::fs::read_to_string(path).ok();
+        let resolv_conf = text("/etc/resolv.conf").unwrap_or_default();
+        let resolved = text("/run/systemd/resolve/resolv.conf");
+        let daemon = text("/etc/docker/daemon.json").unwrap_or_default();
+        HostServers {
+            host: upstream::host_servers(&resolv_conf, resolved.as_deref()),
+            daemon: upstream::daemon_servers(&daemon),
+        }
+    };
+    blocking(read).await.unwrap_or_default()
+}
+
+async fn host_cookie<H: Host>(host: Arc<H>) -> Option<u64> {
+    blocking(move || host.host_cookie().ok()).await.flatten()
+}
+
+/// Files and namespaces are read off the runtime's workers.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}

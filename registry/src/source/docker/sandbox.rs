@@ -1,0 +1,122 @@
+//! Which containers are sandboxes, and in which order each of them looks its networks up. Pure.
+//!
+//! Invariants
+//! - *own*: the host's namespace is no sandbox, nor is one whose cookie is not known;
+//! - *named*: only namespaces on a user-defined network are sandboxes: elsewhere the engine
+//!   answers no names either;
+//! - *one*: containers that share a namespace are one sandbox.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::id::{NetworkId, SandboxId, TaskId};
+use crate::model::{Attachment, Sandbox, Scope};
+use crate::source::docker::container::{Attached, Container};
+use crate::source::docker::engine::{EngineNetwork, Role};
+use crate::source::docker::upstream;
+use crate::source::docker::view::View;
+
+/// The sandboxes of this node. `task` says which task a container is.
+pub(crate) fn sandboxes(view: &View, task: impl Fn(&Container) -> TaskId) -> Vec<Sandbox> {
+    let mut sandboxes: BTreeMap<u64, Sandbox> = BTreeMap::new();
+    for container in view.containers.values() {
+        let Some(sandbox) = sandbox(view, container, task(container)) else { continue };
+        match sandboxes.get_mut(&sandbox.0) {
+            Some(known) => known.tasks.extend(sandbox.1.tasks),
+            None => drop(sandboxes.insert(sandbox.0, sandbox.1)),
+        }
+    }
+    for guest in view.containers.values().filter(|it| it.running) {
+        let owner = guest.shares.as_deref().and_then(|it| view.container(it));
+        let cookie = owner.and_then(|it| it.cookie);
+        if let Some(sandbox) = cookie.and_then(|it| sandboxes.get_mut(&it)) {
+            sandbox.tasks.push(task(guest));
+        }
+    }
+    sandboxes.into_values().collect()
+}
+
+fn sandbox(view: &View, container: &Container, task: TaskId) -> Option<(u64, Sandbox)> {
+    let cookie = container.cookie.filter(|it| Some(*it) != view.host_cookie)?;
+    let netns = container.netns.clone()?;
+    let networks = search_order(view, container);
+    if networks.is_empty() {
+        return None;
+    }
+    let sandbox = Sandbox {
+        id: SandboxId::from(format!("cookie:{cookie}")),
+        name: container.name.clone(),
+        cookie: Some(cookie),
+        netns,
+        tasks: vec![task],
+        networks,
+        links: links(view, container),
+        hostname: container.hostname.clone(),
+        upstreams: upstream::upstreams(&container.dns, &view.servers, view.engine.version),
+    };
+    Some((cookie, sandbox))
+}
+
+/// A container's networks in the order in which the engine searches them: by gateway priority,
+/// `docker_gwbridge` last, internal ones after others, by families with a gateway, by name; and
+/// then, on nodes of a Swarm, overlays before the ingress network before local ones. Sorting is
+/// stable, which the engine's is not.
+fn search_order(view: &View, container: &Container) -> Vec<Attachment> {
+    let known = |it: &'_ Attached| view.networks.get(&it.network_id());
+    let mut attached: Vec<(&Attached, &EngineNetwork)> = container
+        .attachments
+        .iter()
+        .filter_map(|it| Some((it, known(it)?)))
+        .filter(|(it, network)| !network.is_default_bridge && !it.addresses.is_empty())
+        .collect();
+    attached.sort_by_key(|(it, network)| {
+        let place = if view.engine.role == Role::Alone { 0 } else { swarm_place(network) };
+        (
+            place,
+            Reverse(it.gateway_priority),
+            network.name == GATEWAY_BRIDGE,
+            network.internal,
+            Reverse(it.gateways),
+            network.name.clone(),
+            network.id.clone(),
+        )
+    });
+    attached
+        .into_iter()
+        .map(|(it, network)| Attachment {
+            network: network.id.clone(),
+            addresses: it.addresses.clone(),
+        })
+        .collect()
+}
+
+fn swarm_place(network: &EngineNetwork) -> u8 {
+    match (network.scope, network.ingress) {
+        (Scope::Swarm, false) => 0,
+        (Scope::Swarm, true) => 1,
+        (Scope::Local, _) => 2,
+    }
+}
+
+/// Where a Swarm node's containers leave the Swarm.
+const GATEWAY_BRIDGE: &str = "docker_gwbridge";
+
+/// Its links: each alias means the other container's addresses on the network of the link.
+fn links(view: &View, container: &Container) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut links: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for attached in &container.attachments {
+        for (name, alias) in &attached.links {
+            let other = view.container(name.trim_start_matches('/'));
+            let on_network = other.and_then(|it| on(it, &attached.network_id()));
+            if let Some(place) = on_network {
+                links.entry(alias.to_ascii_lowercase()).or_default().extend(&place.addresses);
+            }
+        }
+    }
+    links
+}
+
+fn on<'a>(container: &'a Container, network: &NetworkId) -> Option<&'a Attached> {
+    container.attachments.iter().find(|it| it.network == network.as_str())
+}

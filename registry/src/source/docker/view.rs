@@ -1,0 +1,67 @@
+//! All that the engine, gossip and the kernel said last, as plain values: what [`convert`] turns
+//! into a world.
+//!
+//! [`convert`]: crate::source::docker::convert
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::NetworkId;
+use crate::source::docker::container::Container;
+use crate::source::docker::engine::{Engine, EngineNetwork, Role};
+use crate::source::docker::folder::Folder;
+use crate::source::docker::gossip::Gossip;
+use crate::source::docker::swarm::Swarm;
+use crate::source::docker::upstream::HostServers;
+
+/// What was heard last from everybody.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct View {
+    /// The engine.
+    pub(crate) engine: Engine,
+    /// Its networks, by id.
+    pub(crate) networks: BTreeMap<NetworkId, EngineNetwork>,
+    /// Its containers that are present, by id.
+    pub(crate) containers: BTreeMap<String, Container>,
+    /// Gossip, by network.
+    pub(crate) gossip: BTreeMap<NetworkId, Gossip>,
+    /// Managers: services, tasks, nodes.
+    pub(crate) swarm: Swarm,
+    /// The engine's folder of network namespaces.
+    pub(crate) folder: Folder,
+    /// The cookie of the host's own namespace.
+    pub(crate) host_cookie: Option<u64>,
+    /// What the host's files say of name servers.
+    pub(crate) servers: HostServers,
+    /// Containers that were told to end and have not yet.
+    pub(crate) farewell: BTreeSet<String>,
+    /// Endpoints that the engine's own resolver gives no more though gossip still lists them.
+    pub(crate) draining: BTreeSet<String>,
+    /// What could not be understood: subject and what is wrong.
+    pub(crate) unreadable: BTreeMap<String, String>,
+}
+
+impl View {
+    /// The overlay networks that this node is on: those of which gossip can tell something.
+    pub(crate) fn live_overlays(&self) -> impl Iterator<Item = &EngineNetwork> {
+        let overlays = self.networks.values().filter(|it| it.is_overlay());
+        overlays.filter(|it| match self.engine.role {
+            Role::Alone => false,
+            Role::Worker => true, // a worker's engine lists no others
+            Role::Manager => {
+                it.ingress || self.folder.has_overlay(&it.id) || self.has_container_on(&it.id)
+            }
+        })
+    }
+
+    /// The container that is known by this id, name or short id.
+    pub(crate) fn container(&self, reference: &str) -> Option<&Container> {
+        self.containers.get(reference).or_else(|| {
+            self.containers.values().find(|it| it.name == reference || it.short_id() == reference)
+        })
+    }
+
+    fn has_container_on(&self, network: &NetworkId) -> bool {
+        let attached = self.containers.values().flat_map(|it| &it.attachments);
+        attached.into_iter().any(|it| it.network == network.as_str())
+    }
+}

@@ -20,7 +20,8 @@ use registry::model::{Completeness, Protocol};
 use crate::name::Name;
 use crate::plan::{Entry, Outside, Pointer, ServiceRecord, ServiceTask, View, Zone};
 use crate::wire::{Class, Kind, Query, Rcode};
-pub(crate) use find::{candidates, find};
+pub(crate) use find::candidates;
+use find::find;
 pub use host::answer_host;
 use reverse::{Reverse, reverse};
 
@@ -199,12 +200,11 @@ fn service_record(
     ttl: u32,
 ) -> Option<Answer> {
     let (first, rest) = key.split_once('.')?;
-    let (port, protocol, service) = match protocol_of(first) {
-        Some(protocol) => (None, protocol, rest),
-        None => {
-            let (second, service) = rest.split_once('.')?;
-            (Some(first.strip_prefix('_')?), protocol_of(second)?, service)
-        }
+    let (port, protocol, service) = if let Some(protocol) = protocol_of(first) {
+        (None, protocol, rest)
+    } else {
+        let (second, service) = rest.split_once('.')?;
+        (Some(first.strip_prefix('_')?), protocol_of(second)?, service)
     };
     let record = find::in_zones(zones, service, |zone, name| zone.services.get(name))?;
     let Some(port) = port else {
@@ -317,7 +317,7 @@ fn outside(view: &View) -> Verdict {
     }
 }
 
-/// Fisher and Yates, with SplitMix64 as the source of numbers. The bias of the modulus is below
+/// Fisher and Yates, with `SplitMix64` as the source of numbers. The bias of the modulus is below
 /// 2^-48 for any set that fits an answer.
 fn shuffle(records: &mut [Record], mut seed: u64) {
     for end in (1..records.len()).rev() {

@@ -291,9 +291,9 @@ fn unopened(failures: &mut Notes, view: &View, error: &OpenError) {
     let subject = format!("sandbox {}", view.name);
     let text = format!("is not served: {}", causes(error));
     let (left, remedy) = match error {
-        OpenError::Netns(
-            source @ NetnsError::Open { .. } | source @ NetnsError::Replaced { .. },
-        ) => (source.remedy().is_none(), source.remedy()),
+        OpenError::Netns(source @ (NetnsError::Open { .. } | NetnsError::Replaced { .. })) => {
+            (source.remedy().is_none(), source.remedy())
+        }
         OpenError::Netns(source) => (false, source.remedy()),
         OpenError::Socket(source) => (false, source.remedy()),
         OpenError::Port(_) | OpenError::Server(_) => (false, None),

@@ -20,6 +20,8 @@ use registry::id::NetworkId;
 use registry::model::{Dial, Network, Sandbox, Upstream};
 use registry::{Notes, Snapshot};
 
+pub(crate) use zone::{has_names, service_names};
+
 use crate::name;
 use crate::plan::{Config, Entry, HostView, Outside, Plan, View, VipTable, Zone};
 

@@ -53,3 +53,50 @@ impl fmt::Display for Change<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Outside;
+
+    fn view(id: &str, netns: &str, cookie: Option<u64>, ttl: u32) -> Arc<View> {
+        Arc::new(View {
+            sandbox: id.into(),
+            name: id.to_owned(),
+            netns: netns.into(),
+            cookie,
+            zones: Vec::new(),
+            subnets: Vec::new(),
+            links: BTreeMap::new(),
+            outside: Outside::NoServers,
+            forward_single_label: false,
+            ttl,
+        })
+    }
+
+    fn views(views: &[Arc<View>]) -> BTreeMap<SandboxId, Arc<View>> {
+        views.iter().map(|it| (it.sandbox.clone(), Arc::clone(it))).collect()
+    }
+
+    #[track_caller]
+    fn check(old: &[Arc<View>], new: &[Arc<View>], expected: &[&str]) {
+        let plan = Plan { views: views(new), ..Plan::default() };
+        let served = views(old);
+        let changes: Vec<_> = diff(&served, &plan).iter().map(ToString::to_string).collect();
+        assert_eq!(changes, expected);
+    }
+
+    #[test]
+    fn the_same_again_changes_nothing() {
+        check(&[view("a", "/a", Some(1), 5)], &[view("a", "/a", Some(1), 5)], &[]);
+    }
+
+    #[test]
+    fn other_data_swaps_the_view_and_another_namespace_moves_the_sockets() {
+        let old =
+            [view("a", "/a", Some(1), 5), view("b", "/b", Some(2), 5), view("c", "/c", None, 5)];
+        let new =
+            [view("a", "/a", Some(1), 6), view("b", "/b", Some(3), 5), view("d", "/d", None, 5)];
+        check(&old, &new, &["rezone a", "close b", "close c", "open b", "open d"]);
+    }
+}

@@ -9,6 +9,8 @@
 //! - *no doubt about short names*: what it fails to resolve it does not know, because what it
 //!   knows it answers at once.
 
+mod client;
+
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +21,8 @@ use kernel::socket::{SocketError, udp_ports_bound_to};
 use registry::model::{Dial, Upstream};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
+
+pub use client::EngineClient;
 
 use crate::answer::{Answer, Reason};
 use crate::compile::SANDBOX_ADDRESS;
@@ -58,25 +62,7 @@ impl Engine {
         if !found.ports.is_empty() || fresh {
             return found.ports;
         }
-        let (Place { netns, cookie }, own) = (self.place.clone(), self.own);
-        let looking = spawn_blocking(move || {
-            let netns = Netns::open_checked(&netns, cookie)?;
-            let mut ports = udp_ports_bound_to(&netns, SANDBOX_ADDRESS)?;
-            ports.retain(|it| *it != own);
-            ports.truncate(MAX_PORTS);
-            Ok::<_, LookError>(ports)
-        });
-        let ports = match looking.await {
-            Ok(Ok(ports)) => ports,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "cannot look for the engine's resolver");
-                Vec::new()
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the look for the engine's resolver ended early");
-                Vec::new()
-            }
-        };
+        let ports = ports_in(&self.place, Some(self.own)).await;
         *self.lock() = Found { ports: ports.clone(), looked: Some(Instant::now()) };
         ports
     }
@@ -88,6 +74,30 @@ impl Engine {
     fn lock(&self) -> MutexGuard<'_, Found> {
         // Only whole values are put in, so a panic elsewhere leaves nothing half done.
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The UDP ports of 127.0.0.11 that are taken in a namespace, `own` left out; none where that
+/// cannot be told.
+async fn ports_in(place: &Place, own: Option<u16>) -> Vec<u16> {
+    let Place { netns, cookie } = place.clone();
+    let looking = spawn_blocking(move || {
+        let netns = Netns::open_checked(&netns, cookie)?;
+        let mut ports = udp_ports_bound_to(&netns, SANDBOX_ADDRESS)?;
+        ports.retain(|it| Some(*it) != own);
+        ports.truncate(MAX_PORTS);
+        Ok::<_, LookError>(ports)
+    });
+    match looking.await {
+        Ok(Ok(ports)) => ports,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "cannot look for the engine's resolver");
+            Vec::new()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the look for the engine's resolver ended early");
+            Vec::new()
+        }
     }
 }
 

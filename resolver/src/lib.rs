@@ -10,6 +10,7 @@ mod compile;
 mod consumer;
 pub mod diff;
 mod engine;
+pub mod explain;
 mod forward;
 mod host;
 mod metrics;
@@ -22,6 +23,8 @@ pub mod wire;
 
 pub use compile::compile;
 pub use consumer::{Meter, Resolver, StartError};
+pub use engine::EngineClient;
+pub use explain::explain;
 pub use host::HostSockets;
 pub use metrics::Counts;
 pub use plan::{Config, Plan, VipTable};

@@ -168,6 +168,11 @@ impl Header {
         Rcode(self.flags & 0x000f)
     }
 
+    /// Where the records begin; `None`: a question is cut short.
+    pub(crate) fn end_of_questions(&self, octets: &[u8]) -> Option<usize> {
+        (0..self.questions).try_fold(HEADER, |at, _| Some(skip_name(octets, at)? + 4))
+    }
+
     /// How many records follow the questions, as claimed.
     pub(crate) fn records(&self) -> usize {
         [self.answers, self.authorities, self.additionals].map(usize::from).iter().sum()
@@ -251,7 +256,7 @@ fn question(octets: &[u8], header: &Header) -> Option<(Query, Option<Opt>)> {
     let name = Name::from_wire(octets.get(HEADER..)?).ok()?;
     let end = HEADER + name.wire().len();
     let (kind, class) = (Kind(be16(octets, end)?), Class(be16(octets, end + 2)?));
-    let opt = opt(octets, end + 4, header)?;
+    let opt = opt(octets, end + 4, header).ok()?;
     let flag = |bit| header.flags & bit != 0;
     let query = Query {
         id: header.id,
@@ -266,15 +271,15 @@ fn question(octets: &[u8], header: &Header) -> Option<(Query, Option<Opt>)> {
     Some((query, opt))
 }
 
-/// The one OPT record among what follows the question. Outer `None`: a record is cut short, there
-/// are two OPT records, or one that is not the root's (RFC 6891 section 6.1.1).
-fn opt(octets: &[u8], mut at: usize, header: &Header) -> Option<Option<Opt>> {
+/// The one OPT record among what follows the question. An error: a record is cut short, there are
+/// two OPT records, or one that is not the root's (RFC 6891 section 6.1.1).
+fn opt(octets: &[u8], mut at: usize, header: &Header) -> Result<Option<Opt>, Malformed> {
     let mut found = None;
     for _ in 0..header.records() {
-        let record = RawRecord::read(octets, at)?;
+        let record = RawRecord::read(octets, at).ok_or(Malformed)?;
         if record.kind == Kind::OPT {
             if found.is_some() || !record.of_root {
-                return None;
+                return Err(Malformed);
             }
             let [_, version, flags, _] = record.ttl.to_be_bytes();
             let edns = Edns { size: record.class, dnssec_ok: flags & 0x80 != 0 };
@@ -282,8 +287,11 @@ fn opt(octets: &[u8], mut at: usize, header: &Header) -> Option<Option<Opt>> {
         }
         at = record.end;
     }
-    Some(found)
+    Ok(found)
 }
+
+/// What follows the question cannot be read.
+struct Malformed;
 
 #[cfg(test)]
 mod tests;

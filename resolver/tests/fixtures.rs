@@ -9,8 +9,16 @@
 //! option forward_single_label
 //! ask SANDBOX NAME TYPE -> ANSWER       ANSWER may end with `ttl SECONDS`
 //! host NAME TYPE -> ANSWER
-//! note SUBJECT: ...                     compiling says this; all notes are listed, or none
+//! note SUBJECT: ...                     compiling says this; all notes are listed
+//! explain SANDBOX NAME                  says all of the lines that follow and begin with `|`
 //! ```
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,10 +26,10 @@ use std::time::Duration;
 
 use registry::model::{Completeness, ServiceKind};
 use registry::{Draft, Note, Snapshot};
-use resolver::answer::{Answer, Record, Verdict, answer, answer_host};
+use resolver::answer::{Answer, Reason, Record, Verdict, answer, answer_host};
 use resolver::name::Name;
 use resolver::wire::{Class, Kind, Query, Rcode};
-use resolver::{Config, Plan, VipTable, compile};
+use resolver::{Config, Plan, VipTable, compile, explain};
 
 #[test]
 fn every_case_is_answered_as_it_says() {
@@ -65,7 +73,7 @@ impl Case {
             host_listen: None,
         };
         let mut case = Self { draft, vips: VipTable::new(), config, asked: Vec::new() };
-        let first = world.lines().count() + 2;
+        let first = world.matches('\n').count() + 3;
         for (at, line) in statements.lines().enumerate() {
             case.statement(first + at, line.trim());
         }
@@ -90,6 +98,12 @@ impl Case {
                 service.expect("such a service").kind = ServiceKind::Compose;
             }
             ["option", "forward_single_label"] => self.config.forward_single_label = true,
+            ["|", ..] => {
+                let (_, explanation) = self.asked.last_mut().unwrap();
+                explanation.push_str(line.strip_prefix("| ").unwrap());
+                explanation.push('\n');
+            }
+            ["explain", ..] => self.asked.push((number, format!("{line} -> \n"))),
             ["ask" | "host" | "note", ..] => self.asked.push((number, line.to_owned())),
             _ => panic!("line {number}: what does `{line}` mean?"),
         }
@@ -104,8 +118,17 @@ impl Case {
         for (number, line) in self.asked {
             if let Some(expected) = line.strip_prefix("note ") {
                 let found = said.iter().position(|it| it == expected);
-                let found = found.map_or("nothing of the kind".to_owned(), |at| said.remove(at));
+                let found =
+                    found.map_or_else(|| "nothing of the kind".to_owned(), |at| said.remove(at));
                 lines.push((number, found, expected.to_owned()));
+                continue;
+            }
+            if let Some(line) = line.strip_prefix("explain ") {
+                let (question, expected) = line.split_once(" -> ").unwrap();
+                let (sandbox, name) = question.split_once(' ').unwrap();
+                let sandbox = &snapshot.sandbox_named(sandbox).unwrap().id;
+                let text = explain(&snapshot, &plan, sandbox, name).to_string();
+                lines.push((number, format!("\n{text}"), expected.to_owned()));
                 continue;
             }
             let (question, expected) = line.split_once(" -> ").expect("an arrow");
@@ -150,7 +173,7 @@ fn ask(plan: &Plan, question: &str, with_ttl: bool) -> String {
     }
 }
 
-fn refusal(code: Rcode, reason: resolver::answer::Reason) -> String {
+fn refusal(code: Rcode, reason: Reason) -> String {
     let code = match code {
         Rcode::FORMERR => "FORMERR",
         Rcode::SERVFAIL => "SERVFAIL",
@@ -159,10 +182,10 @@ fn refusal(code: Rcode, reason: resolver::answer::Reason) -> String {
         other => panic!("{other:?}"),
     };
     match reason {
-        resolver::answer::Reason::Plain => code.to_owned(),
-        resolver::answer::Reason::Internal => format!("{code} internal"),
-        resolver::answer::Reason::NoServers => format!("{code} no servers"),
-        other => panic!("{other:?}"),
+        Reason::Plain => code.to_owned(),
+        Reason::Internal => format!("{code} internal"),
+        Reason::NoServers => format!("{code} no servers"),
+        Reason::Unreachable | Reason::Busy | Reason::EngineSilent => panic!("{reason:?}"),
     }
 }
 

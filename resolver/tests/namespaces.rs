@@ -2,6 +2,12 @@
 //!
 //! Needs the right to make network namespaces: root, or `unshare -Urnm`.
 #![expect(clippy::disallowed_methods, reason = "tests drive real programs, in real time")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on panics"
+)]
 #![expect(clippy::cast_possible_truncation, reason = "messages of tests are short")]
 
 mod support;
@@ -342,7 +348,7 @@ fn too_many_questions_outside_are_refused_at_once_and_ours_go_on() {
     driven.apply(&one_world(&sandbox, &[silent.address.to_string()], "host"));
     let client = sandbox.client();
     for id in 0..300_u16 {
-        let name = format!("{:03}", id);
+        let name = format!("{id:03}");
         let mut query = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3]].concat();
         query.extend_from_slice(name.as_bytes());
         query.extend_from_slice(b"\x02io\0\0\x01\0\x01");

@@ -10,8 +10,6 @@ use crate::plan::{Entry, View, Zone};
 /// A name that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Found<'a> {
-    /// Where; `None` for a link.
-    pub(crate) zone: Option<&'a Zone>,
     entry: Cow<'a, Entry>,
 }
 
@@ -38,7 +36,7 @@ pub(crate) fn find<'a>(view: &'a View, key: &str) -> Option<Found<'a>> {
         link(view, name, network).or_else(|| {
             on(&view.zones, network).find_map(|zone| {
                 let entry = zone.names.get(name)?;
-                Some(Found { zone: Some(zone), entry: Cow::Borrowed(entry) })
+                Some(Found { entry: Cow::Borrowed(entry) })
             })
         })
     })
@@ -66,7 +64,7 @@ fn on<'a>(zones: &'a [Arc<Zone>], network: Option<&str>) -> impl Iterator<Item =
 fn link<'a>(view: &'a View, name: &str, network: Option<&str>) -> Option<Found<'a>> {
     let entry = view.links.get(name)?;
     let Some(network) = network else {
-        return Some(Found { zone: None, entry: Cow::Borrowed(entry) });
+        return Some(Found { entry: Cow::Borrowed(entry) });
     };
     let of_it = |address: &IpAddr| {
         on(&view.zones, Some(network))
@@ -74,5 +72,5 @@ fn link<'a>(view: &'a View, name: &str, network: Option<&str>) -> Option<Found<'
     };
     let addresses: Vec<_> = entry.addresses.iter().copied().filter(|it| of_it(it)).collect();
     let entry = Entry { addresses, ttl: entry.ttl };
-    (!entry.addresses.is_empty()).then_some(Found { zone: None, entry: Cow::Owned(entry) })
+    (!entry.addresses.is_empty()).then_some(Found { entry: Cow::Owned(entry) })
 }

@@ -1,1 +1,103 @@
-//! Tests.
+//! What a world file cannot say.
+
+use registry::Draft;
+use registry::id::SandboxId;
+use registry::model::{Attachment, Completeness, Reach, Scope};
+
+use super::*;
+
+fn config() -> Config {
+    Config {
+        ttl: Duration::from_secs(5),
+        vip_ttl: Duration::from_secs(30),
+        forward_single_label: false,
+        host_listen: Some("127.0.0.1:1053".parse().unwrap()),
+    }
+}
+
+fn network(id: &str, name: &str) -> Network {
+    Network {
+        id: id.into(),
+        name: name.to_owned(),
+        scope: Scope::Local,
+        driver: "bridge".to_owned(),
+        internal: false,
+        ingress: false,
+        subnets: vec!["10.0.0.0/24".parse().unwrap()],
+        labels: BTreeMap::default(),
+        names: Completeness::Complete,
+        reach: Reach::Host,
+    }
+}
+
+fn sandbox(id: &str, networks: &[&str]) -> Sandbox {
+    let attachment = |it: &&str| Attachment { network: (*it).into(), addresses: Vec::new() };
+    Sandbox {
+        id: id.into(),
+        name: id.to_owned(),
+        cookie: None,
+        netns: format!("/run/netns/{id}").into(),
+        tasks: Vec::new(),
+        networks: networks.iter().map(attachment).collect(),
+        links: BTreeMap::new(),
+        hostname: String::new(),
+        upstreams: Vec::new(),
+    }
+}
+
+fn compiled(draft: Draft) -> (Plan, Notes) {
+    compile(&Snapshot::build(draft, 1), &VipTable::new(), &config())
+}
+
+#[test]
+fn a_namespace_that_is_listed_twice_is_served_once_and_said() {
+    let mut twin = sandbox("b", &["n"]);
+    twin.netns = "/run/netns/a".into();
+    let sandboxes = vec![twin, sandbox("a", &["n"])];
+    let networks = vec![network("n", "net")];
+    let (plan, notes) = compiled(Draft { networks, sandboxes, ..Draft::default() });
+    assert_eq!(plan.views.keys().collect::<Vec<_>>(), [&SandboxId::from("a")]);
+    let note = notes.iter().next().unwrap();
+    assert_eq!((note.subject.as_str(), note.place.as_str()), ("sandbox b", "netns"));
+}
+
+#[test]
+fn nobody_is_asked_by_a_sandbox_of_whose_networks_none_is_known() {
+    let mut lost = sandbox("a", &["gone"]);
+    let address = "192.0.2.53:53".parse().unwrap();
+    lost.upstreams = vec![Upstream { address, dial: Dial::Host }];
+    let (plan, _) = compiled(Draft { sandboxes: vec![lost], ..Draft::default() });
+    assert_eq!(plan.views[&SandboxId::from("a")].outside, Outside::Internal);
+}
+
+#[test]
+fn the_host_s_own_listener_is_never_a_server() {
+    let mut asking = sandbox("a", &["n"]);
+    let servers = ["127.0.0.1:1053", "127.0.0.1:53"].map(|it| it.parse().unwrap());
+    asking.upstreams = servers.map(|address| Upstream { address, dial: Dial::Host }).to_vec();
+    let networks = vec![network("n", "net")];
+    let (plan, notes) = compiled(Draft { networks, sandboxes: vec![asking], ..Draft::default() });
+    let left = Outside::Servers(vec![Upstream { address: servers[1], dial: Dial::Host }]);
+    assert_eq!(plan.views[&SandboxId::from("a")].outside, left);
+    assert_eq!(notes.iter().count(), 1);
+}
+
+#[test]
+fn of_two_networks_of_one_name_the_first_that_knows_wins() {
+    let networks = vec![network("n1", "net"), network("n2", "Net")];
+    let sandboxes = vec![sandbox("a", &["n2", "n1"])];
+    let (plan, _) = compiled(Draft { networks, sandboxes, ..Draft::default() });
+    let order: Vec<_> =
+        plan.views[&SandboxId::from("a")].zones.iter().map(|it| it.network.as_str()).collect();
+    assert_eq!(order, ["n2", "n1"]);
+    assert_eq!(
+        plan.host.zones.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(),
+        ["net", "net"]
+    );
+}
+
+#[test]
+fn ttls_are_whole_seconds_within_what_dns_carries() {
+    assert_eq!(seconds(Duration::from_millis(5900)), 5);
+    assert_eq!(seconds(Duration::from_secs(u64::MAX)), 0x7fff_ffff);
+}

@@ -122,7 +122,7 @@ const PLAIN_UDP: u16 = 512;
 /// An OPT record without options.
 const BARE_OPT: usize = 11;
 /// Points to the question's name, the first after the header.
-const POINTER_TO_QUESTION: u16 = 0xc000 | 12;
+const POINTER_TO_QUESTION: u16 = 0xc00c;
 /// SOA's timers as empty zones have them (RFC 6303 section 3); nobody transfers these zones.
 const SOA_TIMERS: [u32; 4] = [1, 3600, 1200, 604_800];
 /// Nobody's mailbox (RFC 6303 section 3).

@@ -5,8 +5,12 @@
 //!   section 9.1); anything else is as if it had not come;
 //! - *handed on*: apart from the id, and from TTLs and OPT where asked, its octets stay as sent.
 
+use std::net::Ipv4Addr;
+
 use super::encode::{self, limit, question_length};
-use super::{HEADER, Header, Kind, OPCODE_MASK, Query, REPLY_FLAG, RawRecord, Rcode};
+use super::{
+    AUTHORITATIVE_FLAG, HEADER, Header, Kind, OPCODE_MASK, Query, REPLY_FLAG, RawRecord, Rcode,
+};
 use super::{TRUNCATED_FLAG, Transport};
 
 /// A reply that matched.
@@ -49,6 +53,29 @@ impl Reply {
         Header::read(&self.octets).map_or(0, |it| it.answers)
     }
 
+    /// Whether its server says that it owns the name (AA).
+    pub(crate) fn authoritative(&self) -> bool {
+        Header::read(&self.octets).is_some_and(|it| it.flags & AUTHORITATIVE_FLAG != 0)
+    }
+
+    /// The data of its A records; `None`: a record is cut short.
+    pub(crate) fn ipv4_addresses(&self) -> Option<Vec<Ipv4Addr>> {
+        let header = Header::read(&self.octets)?;
+        let mut at = header.end_of_questions(&self.octets)?;
+        let mut addresses = Vec::new();
+        for _ in 0..header.answers {
+            let record = RawRecord::read(&self.octets, at)?;
+            let data = self.octets.get(record.ttl_at + 6..record.end)?;
+            if record.kind == Kind::A
+                && let Ok(octets) = <[u8; 4]>::try_from(data)
+            {
+                addresses.push(octets.into());
+            }
+            at = record.end;
+        }
+        Some(addresses)
+    }
+
     /// What the client gets: the same octets under its own id, or TC where they are too many.
     pub(crate) fn for_client(mut self, query: &Query, transport: Transport) -> Vec<u8> {
         if self.octets.len() > limit(query, transport) {
@@ -64,10 +91,7 @@ impl Reply {
     /// `keep_opt`. `None`: a record is cut short.
     pub(crate) fn capped(mut self, ttl: u32, keep_opt: bool) -> Option<Self> {
         let header = Header::read(&self.octets)?;
-        let mut at = HEADER;
-        for _ in 0..header.questions {
-            at = super::skip_name(&self.octets, at)? + 4;
-        }
+        let mut at = header.end_of_questions(&self.octets)?;
         let mut last = None;
         for _ in 0..header.records() {
             let record = RawRecord::read(&self.octets, at)?;

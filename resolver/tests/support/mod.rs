@@ -2,7 +2,7 @@
 //! resolver over a world in TOML.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -139,18 +139,7 @@ impl Server {
         });
         if let Some(listener) = tcp {
             std::thread::spawn(move || {
-                for stream in listener.incoming() {
-                    let mut stream = stream.unwrap();
-                    let mut length = [0; 2];
-                    stream.read_exact(&mut length).unwrap();
-                    let mut query = vec![0; u16::from_be_bytes(length).into()];
-                    stream.read_exact(&mut query).unwrap();
-                    query.push(255);
-                    if let Some(reply) = answer(&query) {
-                        stream.write_all(&(reply.len() as u16).to_be_bytes()).unwrap();
-                        stream.write_all(&reply).unwrap();
-                    }
-                }
+                listener.incoming().for_each(|it| serve_stream(it.unwrap(), &answer));
             });
         }
         Self { address, asked, stop }
@@ -160,6 +149,17 @@ impl Server {
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(SeqCst)
     }
+}
+
+fn serve_stream(mut stream: TcpStream, answer: &impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut query = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut query).unwrap();
+    query.push(255);
+    let reply = answer(&query).unwrap();
+    stream.write_all(&(reply.len() as u16).to_be_bytes()).unwrap();
+    stream.write_all(&reply).unwrap();
 }
 
 impl Drop for Server {

@@ -1,0 +1,73 @@
+//! Asks engines' own resolvers on behalf of others: who wants to know what the engine thinks of a
+//! service.
+//!
+//! Always true here: an answer of portolan's own, which listens on the same address, is never
+//! taken for the engine's. Ours are authoritative (AA), the engine's never are.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use kernel::door::Door;
+use kernel::netns::NetnsError;
+use registry::model::{Dial, Upstream};
+use tokio::time::timeout;
+
+use super::{ENGINE_UDP, ports_in};
+use crate::compile::SANDBOX_ADDRESS;
+use crate::forward::{Place, ask_udp};
+use crate::name::Name;
+use crate::wire::{Class, Edns, Kind, Query, Rcode};
+
+/// Asks the engine's resolver in any sandbox.
+#[derive(Clone, Debug)]
+pub struct EngineClient {
+    door: Door,
+}
+
+impl EngineClient {
+    /// Starts the thread that makes its sockets.
+    pub fn open() -> Result<Self, NetnsError> {
+        Ok(Self { door: Door::open()? })
+    }
+
+    /// The IPv4 addresses that the engine gives for `name` in the sandbox at `path`, which must
+    /// have that cookie. `None`: no engine there, no answer within half a second, or an answer
+    /// other than NOERROR.
+    pub async fn addresses(&self, path: &Path, cookie: u64, name: &str) -> Option<Vec<Ipv4Addr>> {
+        let place = Place { netns: path.to_owned(), cookie: Some(cookie) };
+        let query = Query {
+            id: 0, // each question gets one of its own
+            recursion_desired: true,
+            checking_disabled: false,
+            authentic_data: false,
+            name: Name::from_text(name).ok()?,
+            kind: Kind::A,
+            class: Class::IN,
+            edns: None,
+        };
+        timeout(WAIT, self.ask(&place, &query)).await.ok()?
+    }
+
+    async fn ask(&self, place: &Place, query: &Query) -> Option<Vec<Ipv4Addr>> {
+        let edns = Some(Edns { size: ENGINE_UDP, dnssec_ok: false });
+        let ports = ports_in(place, None).await;
+        let each = WAIT / u32::try_from(ports.len().max(1)).ok()?;
+        for port in ports {
+            let address = SocketAddr::from((SANDBOX_ADDRESS, port));
+            let server = Upstream { address, dial: Dial::Sandbox };
+            let asking = ask_udp(&self.door, place, server, query, edns);
+            match timeout(each, asking).await {
+                Ok(Ok(reply)) if reply.authoritative() => {} // ourselves
+                Ok(Ok(reply)) => {
+                    return (reply.code == Rcode::NOERROR).then(|| reply.ipv4_addresses())?;
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        None
+    }
+}
+
+/// What the engine knows it says within a millisecond or two.
+const WAIT: Duration = Duration::from_millis(450);

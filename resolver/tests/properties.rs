@@ -1,0 +1,330 @@
+//! Laws of the resolver, on worlds and octets nobody thought of.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+use registry::id::NetworkId;
+use registry::model::{
+    Attachment, Completeness, Dial, Endpoint, Mode, Network, PublishMode, PublishedPort, Reach,
+    Sandbox, Scope, Service, ServiceAttachment, ServiceKind, ServingState, Task, Upstream,
+};
+use registry::{Draft, Snapshot};
+use resolver::answer::{Record, Verdict, answer, answer_host};
+use resolver::name::Name;
+use resolver::plan::{Plan, View};
+use resolver::respond::{Step, respond};
+use resolver::wire::{Class, Edns, Inbound, Kind, Query, Transport};
+use resolver::{Config, VipTable, compile};
+
+fn config() -> Config {
+    Config {
+        ttl: Duration::from_secs(5),
+        vip_ttl: Duration::from_secs(30),
+        forward_single_label: false,
+        host_listen: None,
+    }
+}
+
+/// Few names, so that they meet; some that cannot be asked for.
+fn name() -> impl Strategy<Value = String> {
+    let odd =
+        prop_oneof![Just("x".repeat(70)), Just(String::new()), Just("a..b".to_owned()), ".{0,6}"];
+    prop_oneof![
+        8 => "(a|b|web|db|web\\.1|tasks|tasks\\.web|A|WEB|_tcp|n0|localhost)",
+        1 => odd,
+    ]
+}
+
+fn network_id() -> impl Strategy<Value = NetworkId> {
+    (0..4_u8).prop_map(|it| format!("n{it}").into())
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0..3_u8, 0..20_u8).prop_map(|(net, host)| [10, 0, net, host].into()),
+        (0..20_u16).prop_map(|host| [0xfd00, 0, 0, 0, 0, 0, 0, host].into()),
+    ]
+}
+
+fn network() -> impl Strategy<Value = Network> {
+    let name = prop_oneof![Just("n0"), Just("N1"), Just("n1"), Just("a.n1"), Just("web")];
+    (network_id(), name, any::<[bool; 3]>(), 0..3_u8).prop_map(
+        |(id, name, [internal, ingress, gossip], subnet)| Network {
+            id,
+            name: name.to_owned(),
+            scope: Scope::Swarm,
+            driver: "overlay".to_owned(),
+            internal,
+            ingress,
+            subnets: vec![
+                format!("10.0.{subnet}.0/24").parse().unwrap(),
+                "fd00::/120".parse().unwrap(),
+            ],
+            labels: BTreeMap::new(),
+            names: if gossip { Completeness::Gossip } else { Completeness::Complete },
+            reach: Reach::Nowhere,
+        },
+    )
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let attachment = (proptest::option::of(address()), btree_set(name(), 0..3))
+        .prop_map(|(vip, aliases)| ServiceAttachment { vip, aliases });
+    let kind = prop_oneof![Just(ServiceKind::Swarm), Just(ServiceKind::Compose)];
+    let mode = prop_oneof![Just(Mode::Vip), Just(Mode::DnsRr)];
+    (0..4_u8, name(), kind, mode, btree_map(network_id(), attachment, 0..3), any::<bool>())
+        .prop_map(|(id, name, kind, mode, networks, published)| Service {
+            id: format!("s{id}").into(),
+            name,
+            kind,
+            stack: None,
+            mode,
+            networks,
+            ports: published.then(port).into_iter().collect(),
+            labels: BTreeMap::new(),
+            created: 0,
+        })
+}
+
+fn port() -> PublishedPort {
+    PublishedPort {
+        published: 80,
+        target: 8080,
+        protocol: registry::model::Protocol::Tcp,
+        mode: PublishMode::Ingress,
+        name: Some("http".to_owned()),
+    }
+}
+
+fn task() -> impl Strategy<Value = Task> {
+    let endpoint = (vec(address(), 0..3), btree_set(name(), 0..3))
+        .prop_map(|(addresses, names)| Endpoint { addresses, names });
+    let state = prop_oneof![
+        Just(ServingState::Starting),
+        Just(ServingState::Serving),
+        Just(ServingState::Draining),
+        Just(ServingState::Stopped),
+    ];
+    let service = proptest::option::of((0..4_u8).prop_map(|it| format!("s{it}").into()));
+    (0..12_u8, name(), service, btree_map(network_id(), endpoint, 0..3), state, 0..2_u16).prop_map(
+        |(id, name, service, networks, state, weight)| Task {
+            id: format!("t{id}").into(),
+            name,
+            service,
+            node: None,
+            networks,
+            weight,
+            state,
+            reason: String::new(),
+        },
+    )
+}
+
+fn sandbox() -> impl Strategy<Value = Sandbox> {
+    let links = btree_map(name(), vec(address(), 0..2), 0..2);
+    (0..4_u8, 0..4_u8, vec(network_id(), 0..4), links, any::<bool>()).prop_map(
+        |(id, netns, networks, links, upstream)| Sandbox {
+            id: format!("b{id}").into(),
+            name: format!("box{id}"),
+            cookie: None,
+            netns: format!("/run/netns/{netns}").into(),
+            tasks: Vec::new(),
+            networks: networks
+                .into_iter()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|network| Attachment { network, addresses: Vec::new() })
+                .collect(),
+            links,
+            hostname: String::new(),
+            upstreams: upstream
+                .then(|| Upstream { address: "192.0.2.1:53".parse().unwrap(), dial: Dial::Host })
+                .into_iter()
+                .collect(),
+        },
+    )
+}
+
+/// Ids are unique, as sources promise: which of two equal ids is meant depends on the order.
+fn draft() -> impl Strategy<Value = Draft> {
+    (vec(network(), 0..5), vec(service(), 0..4), vec(task(), 0..12), vec(sandbox(), 0..4)).prop_map(
+        |(mut networks, mut services, mut tasks, mut sandboxes)| {
+            let mut seen = BTreeSet::new();
+            networks.retain(|it| seen.insert(it.id.to_string()));
+            services.retain(|it| seen.insert(it.id.to_string()));
+            tasks.retain(|it| seen.insert(it.id.to_string()));
+            sandboxes.retain(|it| seen.insert(it.id.to_string()));
+            Draft { networks, services, tasks, sandboxes, ..Draft::default() }
+        },
+    )
+}
+
+fn vips() -> impl Strategy<Value = VipTable> {
+    let service = (0..4_u8).prop_map(|it| format!("s{it}").into());
+    btree_map((service, network_id()), address(), 0..4)
+}
+
+fn query() -> impl Strategy<Value = Query> {
+    let label = prop_oneof![
+        4 => "(a|b|web|WEB|db|1|n0|N1|n1|tasks|_tcp|_http|_8080|arpa|in-addr|ip6|10|0|d|f|localhost)"
+            .prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 1..63),
+    ];
+    let kind = prop_oneof![
+        Just(Kind::A),
+        Just(Kind::AAAA),
+        Just(Kind::PTR),
+        Just(Kind::SRV),
+        Just(Kind::ANY),
+        any::<u16>().prop_map(Kind),
+    ];
+    let class = prop_oneof![9 => Just(Class::IN), 1 => any::<u16>().prop_map(Class)];
+    let edns = proptest::option::of((any::<u16>(), any::<bool>()));
+    (vec(label, 0..6), kind, class, edns).prop_map(|(labels, kind, class, edns)| {
+        let mut wire = Vec::new();
+        for label in labels {
+            if wire.len() + label.len() < 250 {
+                wire.push(u8::try_from(label.len()).unwrap());
+                wire.extend(label);
+            }
+        }
+        wire.push(0);
+        Query {
+            id: 9,
+            recursion_desired: true,
+            checking_disabled: false,
+            authentic_data: false,
+            name: Name::from_wire(&wire).unwrap(),
+            kind,
+            class,
+            edns: edns.map(|(size, dnssec_ok)| Edns { size, dnssec_ok }),
+        }
+    })
+}
+
+/// What must hold of any plan of any snapshot.
+fn flaws(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
+    let mut flaws = Vec::new();
+    for (id, view) in &plan.views {
+        let sandbox = snapshot.sandbox(id).unwrap();
+        for zone in &view.zones {
+            if !sandbox.networks.iter().any(|it| it.network == zone.network) {
+                flaws.push(format!("{id} sees {}", zone.network));
+            }
+        }
+    }
+    for (id, zone) in &plan.zones {
+        if snapshot.network(id).unwrap().ingress {
+            flaws.push(format!("names on the ingress network {id}"));
+        }
+        let alive: BTreeSet<_> = snapshot
+            .tasks_on(id)
+            .filter(|it| it.state != ServingState::Stopped)
+            .flat_map(|it| it.networks[id].addresses.iter().copied())
+            .collect();
+        for (name, entry) in &zone.names {
+            if name.is_empty() || !entry.addresses.is_sorted_by(|a, b| a < b) {
+                flaws.push(format!("`{name}` on {id}: {:?}", entry.addresses));
+            }
+            if entry.ttl == 5
+                && entry.addresses.iter().any(|it| !alive.contains(it) && !is_vip(snapshot, *it))
+            {
+                flaws.push(format!("`{name}` on {id} is nobody's: {:?}", entry.addresses));
+            }
+        }
+    }
+    flaws
+}
+
+fn is_vip(snapshot: &Snapshot, address: IpAddr) -> bool {
+    let fixed = snapshot.services().flat_map(|it| it.networks.values().filter_map(|it| it.vip));
+    fixed.into_iter().any(|it| it == address)
+}
+
+/// The addresses of zones that `view` may show.
+fn visible(view: &View) -> BTreeSet<IpAddr> {
+    let zones = view.zones.iter().flat_map(|it| it.names.values());
+    let all = zones.chain(view.links.values()).flat_map(|it| it.addresses.iter().copied());
+    all.chain(["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_world_compiles_to_a_sound_plan_whatever_its_order(draft in draft(), mut vips in vips(), turn in 0..7_usize) {
+        vips.retain(|_, address| address.is_ipv4());
+        let snapshot = Snapshot::build(draft.clone(), 1);
+        let (plan, notes) = compile(&snapshot, &vips, &config());
+        prop_assert_eq!(flaws(&snapshot, &plan).into_iter().filter(|_| vips.is_empty()).collect::<Vec<_>>(), Vec::<String>::new());
+        let mut turned = draft;
+        let Draft { networks, services, tasks, sandboxes, .. } = &mut turned;
+        let turn_networks = turn.min(networks.len());
+        networks.rotate_left(turn_networks);
+        services.reverse();
+        let turn_tasks = turn.min(tasks.len());
+        tasks.rotate_left(turn_tasks);
+        sandboxes.reverse();
+        prop_assert_eq!(compile(&Snapshot::build(turned, 1), &vips, &config()), (plan.clone(), notes));
+        prop_assert_eq!(plan.clone().sharing_with(&plan), plan);
+    }
+
+    #[test]
+    fn any_query_is_answered_from_the_asker_s_networks_only(draft in draft(), query in query(), seed: u64) {
+        let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config());
+        drop(answer_host(&plan.host, &query, seed));
+        for view in plan.views.values() {
+            let Verdict::Answer(answer) = answer(view, &query, seed) else { continue };
+            for record in &answer.records {
+                match record {
+                    Record::Address(it) => {
+                        prop_assert!(visible(view).contains(it), "{it} for {:?}", query.name);
+                        prop_assert_eq!(it.is_ipv4(), query.kind == Kind::A);
+                    }
+                    Record::Pointer(_) => prop_assert_eq!(query.kind, Kind::PTR),
+                    Record::Service { .. } => prop_assert_eq!(query.kind, Kind::SRV),
+                    Record::Minimal => prop_assert_eq!(query.kind, Kind::ANY),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_octets_get_silence_or_a_reply_of_bounded_length(
+        draft in draft(),
+        octets in vec(any::<u8>(), 0..120),
+        header in proptest::option::of(any::<[bool; 2]>()),
+        seed: u64,
+    ) {
+        let mut octets = octets;
+        if let Some([edns, second]) = header && octets.len() > 12 {
+            // Nearly a query, so that more than the header is read.
+            octets[2] = 1;
+            octets[4..12].copy_from_slice(&[0, 1 + u8::from(second), 0, 0, 0, 0, 0, u8::from(edns)]);
+        }
+        let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config());
+        for view in plan.views.values() {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let Step::Reply(reply) = respond(view, &octets, transport, seed) else { continue };
+                prop_assert_eq!(&reply[..2], &octets[..2]);
+                prop_assert!(reply[2] & 0x80 != 0);
+                match resolver::wire::read(&octets) {
+                    Inbound::Silence => panic!("a reply to what is to be met with silence"),
+                    Inbound::Refused(..) => prop_assert!(reply.len() <= octets.len()),
+                    Inbound::Query(query) => {
+                        let size = query.edns.map_or(512, |it| it.size.clamp(512, 1232));
+                        prop_assert!(transport == Transport::Tcp || reply.len() <= size.into());
+                    }
+                }
+            }
+        }
+    }
+}

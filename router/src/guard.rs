@@ -41,6 +41,9 @@ pub(crate) struct Guard<S> {
     finished: bool,
     stall: Option<Pin<Box<Sleep>>>,
     closing: Closing,
+    /// Whether, while closing, the client may be in the middle of sending: it is then read on, so
+    /// that its answer is not destroyed by a reset.
+    owes: bool,
     /// Runs while closing.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -65,7 +68,7 @@ enum Closing {
     No,
     Answering(io::Cursor<Vec<u8>>),
     Shutting,
-    Lingering,
+    Looking,
     Done,
 }
 
@@ -85,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             finished: false,
             stall: None,
             closing: Closing::No,
+            owes: false,
             patience: None,
         }
     }
@@ -217,14 +221,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         }
     }
 
+    /// Reads what nobody wants; where there was something, there may be more.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Closing>> {
+        let mut scratch = [MaybeUninit::uninit(); PIECE];
+        let mut piece = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+        self.owes = true;
+        Poll::Ready(Ok(if piece.filled().is_empty() { Closing::Done } else { Closing::Looking }))
+    }
+
     fn poll_closing_step(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Closing>> {
         Poll::Ready(Ok(match &mut self.closing {
-            Closing::No => match self.end.take() {
-                Some(End::Refused(refusal)) => {
-                    Closing::Answering(io::Cursor::new((self.rules.refuse)(&refusal)))
+            Closing::No => {
+                self.owes = self.framing.waiting(!self.held.is_empty()) != Waiting::Request;
+                match self.end.take() {
+                    Some(End::Refused(refusal)) => {
+                        self.owes = true;
+                        Closing::Answering(io::Cursor::new((self.rules.refuse)(&refusal)))
+                    }
+                    Some(End::Broken) | None => Closing::Shutting,
                 }
-                Some(End::Broken) | None => Closing::Shutting,
-            },
+            }
             Closing::Answering(answer) if !answer.has_remaining() => Closing::Shutting,
             Closing::Answering(answer) => {
                 let written = ready!(Pin::new(&mut self.stream).poll_write(cx, answer.chunk()))?;
@@ -233,14 +250,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             }
             Closing::Shutting => {
                 ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-                if self.finished { Closing::Done } else { Closing::Lingering }
+                Closing::Looking
             }
-            Closing::Lingering => {
-                let mut scratch = [MaybeUninit::uninit(); PIECE];
-                let mut piece = ReadBuf::uninit(&mut scratch);
-                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
-                if piece.filled().is_empty() { Closing::Done } else { Closing::Lingering }
-            }
+            Closing::Looking if self.finished => Closing::Done,
+            Closing::Looking => match self.poll_discard(cx) {
+                // Between requests, and nothing has come that a reset would answer.
+                Poll::Pending if !self.owes => Closing::Done,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(next) => next?,
+            },
             Closing::Done => Closing::Done,
         }))
     }

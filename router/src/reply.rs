@@ -5,7 +5,7 @@
 
 use hyper::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::response::Parts;
-use hyper::{HeaderMap, StatusCode};
+use hyper::{HeaderMap, StatusCode, Version};
 
 use crate::hop;
 
@@ -30,6 +30,7 @@ pub(crate) fn sanitise(parts: &mut Parts) -> Result<Framing, &'static str> {
     let chunked = chunked(&parts.headers)?;
     let length = length(&parts.headers)?;
     hop::strip(&mut parts.headers);
+    parts.version = Version::HTTP_11; // ours, whatever the task's is (RFC 9110 section 2.5)
     parts.headers.remove(CONTENT_LENGTH);
     let bodyless = parts.status == StatusCode::NO_CONTENT;
     if !chunked
@@ -75,9 +76,10 @@ mod tests {
     use super::*;
 
     type Lines = &'static [(&'static str, &'static str)];
+    type Expect<'a> = Result<(Framing, &'a [(&'a str, &'a str)]), &'static str>;
 
     #[track_caller]
-    fn check(status: u16, lines: Lines, expect: Result<(Framing, &[(&str, &str)]), &'static str>) {
+    fn check(status: u16, lines: Lines, expect: Expect<'_>) {
         let mut response = Response::builder().status(status);
         for (name, value) in lines {
             response = response.header(*name, *value);

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use hyper::body::{Body as HttpBody, Incoming};
-use hyper::header::{EXPECT, HOST, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::uri::{PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -92,6 +92,10 @@ async fn answer(
     prepare(thread, client, id, &mut parts, authority);
     let limits = &thread.config.limits;
     let (body, upload) = RequestBody::new(body, limits.body, thread.config.timeouts.body);
+    if upload.is_some() && !parts.headers.contains_key(CONTENT_LENGTH) {
+        // Said here because hyper would send a GET without its body otherwise.
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let unserved = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the route is being changed");
     let mut errand = Errand::new(thread, &live, found, place, upload).ok_or_else(unserved)?;
     let response = errand.run(Request::from_parts(parts, body)).await;

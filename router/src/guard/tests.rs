@@ -114,7 +114,7 @@ async fn a_head_after_a_pause_has_its_own_time() {
     let (mut guard, mut client) = guarded();
     client.write_all(GET).await.unwrap();
     let mut buffer = [0; 100];
-    guard.read(&mut buffer).await.unwrap();
+    assert_eq!(guard.read(&mut buffer).await.unwrap(), GET.len());
     let slow = async {
         tokio::time::sleep(Duration::from_secs(70)).await;
         client.write_all(b"GET ").await.unwrap();
@@ -156,6 +156,7 @@ async fn a_client_that_takes_nothing_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_that_takes_something_is_not() {
     let (mut guard, mut client) = guarded();
+    let data = vec![0; 40_000];
     let began = Instant::now();
     let reading = async {
         let mut taken = 0;
@@ -164,14 +165,27 @@ async fn a_slow_client_that_takes_something_is_not() {
             taken += client.read(&mut [0; 2_000]).await.unwrap();
         }
     };
-    let (written, ()) = tokio::join!(guard.write_all(&[0; 40_000]), reading);
+    let (written, ()) = tokio::join!(guard.write_all(&data), reading);
     written.unwrap();
     assert!(began.elapsed().as_secs() > 600);
 }
 
 #[tokio::test(start_paused = true)]
+async fn between_requests_closing_waits_for_nobody() {
+    let (mut guard, mut client) = guarded();
+    client.write_all(GET).await.unwrap();
+    assert_eq!(guard.read(&mut [0; 100]).await.unwrap(), GET.len());
+    let began = Instant::now();
+    guard.shutdown().await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_waits_for_a_client_that_still_sends_but_not_for_long() {
     let (mut guard, mut client) = guarded();
+    client.write_all(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n").await.unwrap();
+    assert!(guard.read(&mut [0; 100]).await.unwrap() > 0);
     let began = Instant::now();
     let sending = async {
         while client.write_all(&[0; 1_000]).await.is_ok() {

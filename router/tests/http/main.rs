@@ -1,4 +1,5 @@
-//! The router over real sockets: raw clients and curl in front, raw tasks behind.
+//! The router over real sockets: raw clients and curl in front, tasks that say what a test tells
+//! them behind.
 #![cfg(test)]
 
 mod client;
@@ -6,3 +7,7 @@ mod task;
 mod world;
 
 mod basics;
+mod bodies;
+mod changes;
+mod hostile;
+mod upstream;

@@ -132,8 +132,9 @@ impl Asked {
         } else if self.field("transfer-encoding") == Some("chunked") {
             loop {
                 let mut line = String::new();
+                // The line is empty where the router broke off.
                 self.stream.read_line(&mut line).unwrap();
-                let size = u64::from_str_radix(line.trim_end(), 16).unwrap();
+                let size = u64::from_str_radix(line.trim_end(), 16).unwrap_or(0);
                 self.stream.by_ref().take(size).read_to_end(&mut body).unwrap();
                 self.stream.read_line(&mut line).unwrap();
                 if size == 0 {

@@ -65,7 +65,7 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         http: "127.0.0.1:0".parse().unwrap(),
         cluster: String::new(),

@@ -19,7 +19,8 @@ fn tasks_name_resolves_to_the_address_of_every_task() {
 
 #[test]
 fn a_service_in_vip_mode_resolves_to_one_address_outside_the_subnets() {
-    let said = said_in_demo("portolan exec app.3 dig +short web; portolan exec web.2 dig +short web");
+    let said =
+        said_in_demo("portolan exec app.3 dig +short web; portolan exec web.2 dig +short web");
     let [first, second] = sorted(&said).try_into().expect("one address each");
     assert_eq!(first, second);
     assert!(first.starts_with("240.240."), "{first} is from the pool");
@@ -88,7 +89,8 @@ fn services_called_in_turns_share_evenly_each_for_itself() {
 
 #[test]
 fn explain_says_where_a_name_exists_and_what_would_make_it_resolve() {
-    let output = in_demo("portolan explain dns db --from web.1; portolan explain dns web --from app.1");
+    let output =
+        in_demo("portolan explain dns db --from web.1; portolan explain dns web --from app.1");
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(said.contains("backend") && said.contains("add the network"), "{said}");
@@ -97,7 +99,8 @@ fn explain_says_where_a_name_exists_and_what_would_make_it_resolve() {
 
 #[test]
 fn lists_show_what_is_there() {
-    let said = said_in_demo("portolan ls services; portolan ls routes; portolan ls vips; portolan status");
+    let said =
+        said_in_demo("portolan ls services; portolan ls routes; portolan ls vips; portolan status");
     for part in ["SERVICE", "counter.test", "2/2", "5/5", "240.240.", "up to date"] {
         assert!(said.contains(part), "{part} in\n{said}");
     }
@@ -135,7 +138,10 @@ fn a_wrong_edit_of_the_world_file_keeps_the_last_good_world_and_says_so() {
     );
     assert!(said.contains("world.toml:") && said.contains("netwrok"), "{said}");
     assert!(said.contains("\n5\n"), "{said}");
-    assert!(said.trim_end().lines().last().is_some_and(|it| it.starts_with("up to date")), "{said}");
+    assert!(
+        said.trim_end().lines().last().is_some_and(|it| it.starts_with("up to date")),
+        "{said}"
+    );
 }
 
 #[test]
@@ -172,7 +178,11 @@ fn any_user_may_run_it() {
     let output = demo.current_dir("/").output().expect("portolan starts");
     std::fs::remove_dir_all(&folder).expect("tidied up");
     let said = text(&output.stdout);
-    assert!(said.starts_with("app.") && said.ends_with("count=1\n"), "{said}{}", text(&output.stderr));
+    assert!(
+        said.starts_with("app.") && said.ends_with("count=1\n"),
+        "{said}{}",
+        text(&output.stderr)
+    );
 }
 
 const NOBODY: u32 = 65_534;

@@ -22,7 +22,11 @@ fn a_two_node_swarm_is_served_by_a_portolan_on_each_node() {
     lab.start_portolan("node2");
     let stack = project().join("fixtures/stack/counter.yml");
     lab.docker("node1", &format!("stack deploy -c {} counter", stack.display()));
-    assert!(eventually(Duration::from_secs(60), || deployed(&lab)), "{}", lab.docker("node1", "service ls"));
+    assert!(
+        eventually(Duration::from_secs(60), || deployed(&lab)),
+        "{}",
+        lab.docker("node1", "service ls")
+    );
     let places = places(&lab);
 
     names_resolve_in_containers_of_both_nodes(&lab, &places);
@@ -69,9 +73,16 @@ fn names_resolve_in_containers_of_both_nodes(lab: &Lab, places: &[(&'static str,
             dig(lab, place, "+short tasks.app").lines().count() == 5
         });
         let web = dig(lab, place, "+short web");
-        assert!(vip.contains(&format!("\"{web}/")), "{web} on {} is Swarm's own VIP: {vip}", place.0);
+        assert!(
+            vip.contains(&format!("\"{web}/")),
+            "{web} on {} is Swarm's own VIP: {vip}",
+            place.0
+        );
         assert_eq!(dig(lab, place, "+short counter_web"), web);
-        assert_eq!(sorted(&dig(lab, place, "+short app")), sorted(&dig(lab, place, "+short tasks.app")));
+        assert_eq!(
+            sorted(&dig(lab, place, "+short app")),
+            sorted(&dig(lab, place, "+short tasks.app"))
+        );
         let backend = sorted(&dig(lab, place, "+short app.backend"));
         assert_eq!(backend.len(), 5, "{backend:?}");
         assert_ne!(backend, sorted(&dig(lab, place, "+short app.frontend")), "by network");
@@ -90,16 +101,24 @@ fn names_are_scoped_to_the_container_s_networks(lab: &Lab) {
         assert!(unknown.contains("NXDOMAIN") || unknown.contains("SERVFAIL"), "{unknown}");
         assert_eq!(dig(lab, &web, "+short tasks.db"), "");
         let none = dig(lab, &web, "AAAA counter_app");
-        assert!(none.contains("NOERROR") && none.contains("ANSWER: 0") && none.contains("SOA"), "{none}");
+        assert!(
+            none.contains("NOERROR") && none.contains("ANSWER: 0") && none.contains("SOA"),
+            "{none}"
+        );
     }
 }
 
 fn calls_through_the_vip_reach_tasks_of_both_nodes(lab: &Lab, places: &[(&'static str, String)]) {
     for (node, container) in places {
-        let said = lab.exec(node, container, "for i in $(seq 40); do curl -s -m 5 http://web:8080/; done");
+        let said =
+            lab.exec(node, container, "for i in $(seq 40); do curl -s -m 5 http://web:8080/; done");
         let answered: BTreeSet<&str> = said.lines().filter_map(|it| it.split(' ').next()).collect();
         assert_eq!(said.lines().count(), 40, "{said}");
-        assert_eq!(answered.into_iter().collect::<Vec<_>>(), ["counter_web.1", "counter_web.2"], "{said}");
+        assert_eq!(
+            answered.into_iter().collect::<Vec<_>>(),
+            ["counter_web.1", "counter_web.2"],
+            "{said}"
+        );
     }
 }
 
@@ -108,15 +127,28 @@ fn a_container_s_own_name_server_lives_beside_ours(lab: &Lab) {
     let pid = lab.docker("node2", "inspect -f {{.State.Pid}} own-dns");
     let mut server = program("nsenter");
     server.arg(format!("--net=/proc/{pid}/ns/net"));
-    server.args(["dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"]);
-    server.args(["--pid-file=", "--user=root", "--address=/own.test/192.0.2.7", "--bind-interfaces"]);
+    server.args([
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--conf-file=/dev/null",
+    ]);
+    server.args([
+        "--pid-file=",
+        "--user=root",
+        "--address=/own.test/192.0.2.7",
+        "--bind-interfaces",
+    ]);
     server.args(["--listen-address=0.0.0.0"]);
     let mut server = server.spawn().expect("dnsmasq starts");
     let place = ("node2", "own-dns".to_owned());
     let own = eventually(Duration::from_secs(5), || {
         lab.sh("node2/own-dns", "dig @127.0.0.1 +short +time=1 +tries=1 own.test") == "192.0.2.7"
     });
-    let ours = eventually(Duration::from_secs(5), || dig(lab, &place, "+short tasks.app").lines().count() == 5);
+    let ours = eventually(Duration::from_secs(5), || {
+        dig(lab, &place, "+short tasks.app").lines().count() == 5
+    });
     server.kill().expect("killed");
     server.wait().expect("ended");
     assert!(own, "the container's own server answers on port 53");
@@ -137,12 +169,16 @@ fn the_host_sees_nothing_of_portolan(lab: &Lab) {
 }
 
 fn the_router_on_the_manager_reaches_tasks_of_both_nodes(lab: &Lab) {
-    let twenty = "for i in $(seq 20); do curl -s -m 5 -H 'Host: counter.test' http://10.214.0.1:8080/; done";
+    let twenty =
+        "for i in $(seq 20); do curl -s -m 5 -H 'Host: counter.test' http://10.214.0.1:8080/; done";
     let said = lab.sh("client", twenty);
     let answered: BTreeSet<&str> = said.lines().filter_map(|it| it.split(' ').next()).collect();
     assert_eq!(said.lines().count(), 20, "{said}\n{}", lab.log("node1"));
     assert_eq!(answered.len(), 2, "{said}");
-    let other = lab.sh("client", "curl -s -o /dev/null -w '%{http_code}' -H 'Host: x.test' http://10.214.0.1:8080/");
+    let other = lab.sh(
+        "client",
+        "curl -s -o /dev/null -w '%{http_code}' -H 'Host: x.test' http://10.214.0.1:8080/",
+    );
     assert_eq!(other, "404");
 }
 
@@ -153,12 +189,20 @@ fn scaling_shows_on_the_other_node(lab: &Lab, places: &[(&'static str, String)])
             let shown = eventually(Duration::from_secs(30), || {
                 dig(lab, place, "+short tasks.app").lines().count() == replicas
             });
-            assert!(shown, "{replicas} tasks on {}: {}", place.0, dig(lab, place, "+short tasks.app"));
+            assert!(
+                shown,
+                "{replicas} tasks on {}: {}",
+                place.0,
+                dig(lab, place, "+short tasks.app")
+            );
         }
     }
 }
 
-fn a_kill_leaves_dns_to_the_engine_and_connections_alone(lab: &mut Lab, places: &[(&'static str, String)]) {
+fn a_kill_leaves_dns_to_the_engine_and_connections_alone(
+    lab: &mut Lab,
+    places: &[(&'static str, String)],
+) {
     let (node, container) = places.last().expect("a place").clone();
     let file = lab.folder().join("large");
     std::fs::write(&file, vec![b'x'; 12 << 20]).expect("a large file");
@@ -176,7 +220,16 @@ fn a_kill_leaves_dns_to_the_engine_and_connections_alone(lab: &mut Lab, places: 
     let pid = lab.docker(node, &format!("inspect -f {{{{.State.Pid}}}} {container}"));
     let mut download = program("nsenter");
     download.arg(format!("--net=/proc/{pid}/ns/net"));
-    download.args(["curl", "-s", "--limit-rate", "3M", "-o", "/dev/null", "-w", "%{size_download}"]);
+    download.args([
+        "curl",
+        "-s",
+        "--limit-rate",
+        "3M",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{size_download}",
+    ]);
     download.arg(format!("http://{vip}:9000/large"));
     let download = download.stdout(std::process::Stdio::piped()).spawn().expect("curl starts");
     std::thread::sleep(Duration::from_millis(500));
@@ -197,14 +250,21 @@ fn a_kill_leaves_dns_to_the_engine_and_connections_alone(lab: &mut Lab, places: 
 
     lab.start_portolan(node);
     let status = text(&lab.portolan(node, &["status"]).stdout);
-    assert!(status.contains("vip: fine") && vip_changes(&lab.log(node)) == 0, "{status}\n{}", lab.log(node));
+    assert!(
+        status.contains("vip: fine") && vip_changes(&lab.log(node)) == 0,
+        "{status}\n{}",
+        lab.log(node)
+    );
     assert_eq!(dig(lab, &(node, container), "+short web"), vip);
 }
 
 /// How many changes the VIP manager made since its last start, by its log.
 fn vip_changes(log: &str) -> usize {
     let since = log.rfind("portolan is up").unwrap_or(0);
-    log[since..].lines().filter(|line| line.contains("applied") && line.contains("consumer=\"vip\"")).count()
+    log[since..]
+        .lines()
+        .filter(|line| line.contains("applied") && line.contains("consumer=\"vip\""))
+        .count()
 }
 
 fn a_removed_stack_is_gone_the_first_time(lab: &Lab) {

@@ -20,7 +20,10 @@ fn sources() -> Vec<(String, String)> {
         let path = path.strip_prefix(project()).expect("inside the project");
         path.display().to_string().trim_start_matches("./").to_owned()
     };
-    found.iter().map(|path| (relative(path), std::fs::read_to_string(path).expect("text"))).collect()
+    found
+        .iter()
+        .map(|path| (relative(path), std::fs::read_to_string(path).expect("text")))
+        .collect()
 }
 
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -47,16 +50,23 @@ fn every_file_opens_with_what_is_true_there() {
 
 #[test]
 fn no_file_grows_beyond_what_one_can_read() {
-    let body = |text: &str| text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text).lines().count();
-    let long = sources().into_iter().map(|(path, text)| (path, body(&text))).filter(|it| it.1 > 500);
-    none("split the file (500 lines before its tests)", &long.map(|(path, lines)| format!("{path}: {lines}")).collect::<Vec<_>>());
+    let body =
+        |text: &str| text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text).lines().count();
+    let long =
+        sources().into_iter().map(|(path, text)| (path, body(&text))).filter(|it| it.1 > 500);
+    none(
+        "split the file (500 lines before its tests)",
+        &long.map(|(path, lines)| format!("{path}: {lines}")).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
 fn every_crate_obeys_the_workspace_s_lints() {
     let lax = CRATES.iter().filter(|room| {
         let manifest = project().join(room).join("Cargo.toml");
-        !std::fs::read_to_string(manifest).expect("a manifest").contains("[lints]\nworkspace = true")
+        !std::fs::read_to_string(manifest)
+            .expect("a manifest")
+            .contains("[lints]\nworkspace = true")
     });
     none("add [lints] workspace = true", &lax.map(ToString::to_string).collect::<Vec<_>>());
 }
@@ -65,16 +75,44 @@ fn every_crate_obeys_the_workspace_s_lints() {
 fn deciding_does_no_io() {
     // Rooms whose code is a function of its arguments: no sockets, files, clocks or tasks.
     let pure = [
-        "registry/src/model.rs", "registry/src/snapshot.rs", "registry/src/note.rs", "registry/src/labels",
-        "registry/src/source/docker/convert", "registry/src/source/docker/events.rs",
-        "resolver/src/plan.rs", "resolver/src/compile", "resolver/src/answer", "resolver/src/diff.rs",
+        "registry/src/model.rs",
+        "registry/src/snapshot.rs",
+        "registry/src/note.rs",
+        "registry/src/labels",
+        "registry/src/source/docker/convert",
+        "registry/src/source/docker/events.rs",
+        "resolver/src/plan.rs",
+        "resolver/src/compile",
+        "resolver/src/answer",
+        "resolver/src/diff.rs",
         "resolver/src/explain.rs",
-        "vip/src/plan.rs", "vip/src/compile.rs", "vip/src/allocate.rs", "vip/src/diff.rs", "vip/src/ruleset.rs",
-        "router/src/table.rs", "router/src/compile", "router/src/route.rs", "router/src/rewrite.rs",
-        "router/src/balance.rs", "router/src/diff.rs",
+        "vip/src/plan.rs",
+        "vip/src/compile.rs",
+        "vip/src/allocate.rs",
+        "vip/src/diff.rs",
+        "vip/src/ruleset.rs",
+        "router/src/table.rs",
+        "router/src/compile",
+        "router/src/route.rs",
+        "router/src/rewrite.rs",
+        "router/src/balance.rs",
+        "router/src/diff.rs",
     ];
-    let impure = ["std::fs", "std::env", "std::process", "std::thread", "TcpStream", "UdpSocket", "TcpListener",
-        "Instant::now", "SystemTime::now", "kernel::netns", "kernel::socket", "tokio::time", "tokio::net"];
+    let impure = [
+        "std::fs",
+        "std::env",
+        "std::process",
+        "std::thread",
+        "TcpStream",
+        "UdpSocket",
+        "TcpListener",
+        "Instant::now",
+        "SystemTime::now",
+        "kernel::netns",
+        "kernel::socket",
+        "tokio::time",
+        "tokio::net",
+    ];
     let mut offenders = Vec::new();
     for (path, text) in sources() {
         if !pure.iter().any(|room| path.starts_with(room)) {
@@ -99,12 +137,16 @@ fn unsafe_code_stands_in_the_kernel_crate_alone() {
 
 #[test]
 fn the_architecture_names_every_room() {
-    let chart = std::fs::read_to_string(project().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let chart =
+        std::fs::read_to_string(project().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
     let unnamed = sources().into_iter().map(|(path, _)| path).filter(|path| {
         let inner = path.split("/src/").nth(1).or_else(|| path.strip_prefix("src/"));
         // A room's inner files are named with it: `answer/` stands for all below it.
-        let top = inner.map(|it| it.split('/').next().unwrap_or(it).trim_end_matches(".rs").to_owned());
-        top.is_some_and(|room| !["lib", "main"].contains(&room.as_str()) && !chart.contains(&format!("`{room}`")))
+        let top =
+            inner.map(|it| it.split('/').next().unwrap_or(it).trim_end_matches(".rs").to_owned());
+        top.is_some_and(|room| {
+            !["lib", "main"].contains(&room.as_str()) && !chart.contains(&format!("`{room}`"))
+        })
     });
     none("name the room in ARCHITECTURE.md's code map", &unnamed.collect::<Vec<_>>());
 }
@@ -114,7 +156,9 @@ fn what_waits_for_somebody_names_its_condition() {
     let marks = [["TO", "DO"].concat(), ["FIX", "ME"].concat()];
     let mut offenders = Vec::new();
     for (path, text) in sources() {
-        for line in text.lines().filter(|line| marks.iter().any(|mark| line.contains(mark.as_str()))) {
+        for line in
+            text.lines().filter(|line| marks.iter().any(|mark| line.contains(mark.as_str())))
+        {
             offenders.push(format!("{path}: {}", line.trim()));
         }
     }

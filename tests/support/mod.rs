@@ -10,7 +10,10 @@ pub const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 
 /// A program of this machine.
 pub fn program(name: &str) -> Command {
-    #[expect(clippy::disallowed_methods, reason = "tests use portolan as people do, by its programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tests use portolan as people do, by its programs"
+    )]
     Command::new(name)
 }
 

@@ -95,7 +95,8 @@ impl Lab {
 
     /// What a node's portolan logged.
     pub fn log(&self, node: &str) -> String {
-        std::fs::read_to_string(self.folder.join(format!("{node}/portolan.log"))).unwrap_or_default()
+        std::fs::read_to_string(self.folder.join(format!("{node}/portolan.log")))
+            .unwrap_or_default()
     }
 
     /// Ends a node's portolan by `signal`.

@@ -1,0 +1,126 @@
+//! Which question gets which answer: paths of the admin API, versioned under `/api/v1`.
+
+use hyper::StatusCode;
+use registry::Snapshot;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::views;
+use crate::supervise::Live;
+
+/// Answers `GET path?query` from what the parts last said.
+pub fn answer(live: &Live, path: &str, query: &str) -> (StatusCode, Value) {
+    let snapshot = std::sync::Arc::clone(&live.world.borrow());
+    match path.strip_prefix("/api/v1/").unwrap_or(path) {
+        "networks" => list(views::networks(&snapshot), &[]),
+        "services" => {
+            let labelled = parameter(query, "labels") == "true";
+            list(views::services(&snapshot, labelled), &views::diagnostics(live))
+        }
+        "tasks" => list(views::tasks(&snapshot), &[]),
+        "sandboxes" => list(views::sandboxes(&snapshot), &[]),
+        "nodes" => list(views::nodes(&snapshot), &[]),
+        "vips" => list(views::vips(live, &snapshot), &views::vip_notes(live)),
+        "routes" => list(views::routes(live), &views::route_notes(live)),
+        "status" | "/readyz" => {
+            let status = views::status(live);
+            let code = if status.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            // The command line prints the status of a part that fails too.
+            let code = if path == "/readyz" { code } else { StatusCode::OK };
+            (code, encode(status))
+        }
+        "/healthz" => (StatusCode::OK, json!({ "ok": true })),
+        "sandbox" => sandbox(&snapshot, query),
+        "explain/dns" => explain_dns(live, &snapshot, query),
+        _ => (StatusCode::NOT_FOUND, error(&format!("there is no {path} here"))),
+    }
+}
+
+/// What a refusal looks like.
+pub fn error(text: &str) -> Value {
+    json!({ "error": text })
+}
+
+/// A value in the form that a query may hold.
+pub fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).into() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+fn list<T: Serialize>(rows: Vec<T>, notes: &[String]) -> (StatusCode, Value) {
+    (StatusCode::OK, json!({ "rows": encode(rows), "notes": notes }))
+}
+
+fn encode(value: impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_else(|failure| error(&failure.to_string()))
+}
+
+fn sandbox(snapshot: &Snapshot, query: &str) -> (StatusCode, Value) {
+    let name = parameter(query, "name");
+    match snapshot.sandbox_named(&name) {
+        Some(found) => (StatusCode::OK, encode(views::sandbox(snapshot, found))),
+        None => (StatusCode::NOT_FOUND, error(&views::no_such_sandbox(snapshot, &name))),
+    }
+}
+
+fn explain_dns(live: &Live, snapshot: &Snapshot, query: &str) -> (StatusCode, Value) {
+    let (name, from) = (parameter(query, "name"), parameter(query, "from"));
+    let Some(sandbox) = snapshot.sandbox_named(&from) else {
+        return (StatusCode::NOT_FOUND, error(&views::no_such_sandbox(snapshot, &from)));
+    };
+    let report = live.resolver.borrow().clone();
+    let Some(report) = report else {
+        let text = "the resolver does not run in this process; start `up` without `--only`";
+        return (StatusCode::NOT_FOUND, error(text));
+    };
+    let explanation = resolver::explain(snapshot, &report.plan, &sandbox.id, &name);
+    let text = explanation.to_string();
+    (StatusCode::OK, json!({ "ok": explanation.resolves(), "text": text }))
+}
+
+/// The value of `key` in a query, percent-decoded; empty where there is none.
+fn parameter(query: &str, key: &str) -> String {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(|(name, _)| *name == key)
+        .map(|(_, value)| unescape(value))
+        .next()
+        .unwrap_or_default()
+}
+
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = match tail {
+            [high, low, ..] if *first == b'%' => std::str::from_utf8(&[*high, *low])
+                .ok()
+                .and_then(|it| u8::from_str_radix(it, 16).ok()),
+            _ => None,
+        };
+        bytes.push(hex.unwrap_or(*first));
+        rest = if hex.is_some() { tail.get(2..).unwrap_or_default() } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_comes_back_as_it_was_escaped() {
+        let query = format!("name={}&from={}", escape("a b/ü%&="), escape("web.1"));
+        assert_eq!(parameter(&query, "name"), "a b/ü%&=");
+        assert_eq!(parameter(&query, "from"), "web.1");
+        assert_eq!(parameter(&query, "other"), "");
+    }
+
+    #[test]
+    fn a_broken_escape_is_taken_as_it_stands() {
+        assert_eq!(unescape("100%"), "100%");
+        assert_eq!(unescape("%zz%4"), "%zz%4");
+    }
+}

@@ -1,0 +1,81 @@
+//! Asks a running portolan over its admin socket. Bounded in time and size.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error(
+        "no portolan answers on {socket} ({source}); start one with `portolan up`, or name its \
+         socket in PORTOLAN_SOCKET"
+    )]
+    Absent {
+        /// The socket's path.
+        socket: PathBuf,
+        /// The refusal.
+        source: std::io::Error,
+    },
+    /// It did not answer properly.
+    #[error("portolan on {socket} does not answer as it should: {reason}")]
+    Broken {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What it did.
+        reason: String,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A registry of 10,000 services in JSON is a tenth of this.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// `GET path` of the portolan behind `socket`, from a program that has no runtime.
+pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
+    let broken = |reason: String| ClientError::Broken { socket: socket.to_owned(), reason };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| broken(error.to_string()))?;
+    let stream = runtime
+        .block_on(UnixStream::connect(socket))
+        .map_err(|source| ClientError::Absent { socket: socket.to_owned(), source })?;
+    let (refused, body) = runtime
+        .block_on(async { timeout(PATIENCE, exchange(stream, path)).await })
+        .map_err(|_elapsed| broken(format!("no answer within {} s", PATIENCE.as_secs())))?
+        .map_err(|error| broken(error.to_string()))?;
+    let value: Value = serde_json::from_slice(&body).map_err(|error| broken(error.to_string()))?;
+    if refused {
+        let said = value.get("error").and_then(Value::as_str).unwrap_or("no reason given");
+        return Err(ClientError::Refused(said.to_owned()));
+    }
+    Ok(value)
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn exchange(stream: UnixStream, path: &str) -> Result<(bool, Bytes), Failure> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path).header("host", "portolan").body(Full::<Bytes>::default())?;
+    let ask = async {
+        let response = sender.send_request(request).await?;
+        let refused = !response.status().is_success();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await?;
+        Ok((refused, body.to_bytes()))
+    };
+    let (answer, _connection) = futures_util::future::join(ask, connection).await;
+    answer
+}

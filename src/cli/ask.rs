@@ -1,0 +1,72 @@
+//! `portolan explain` and `portolan status`: one question to the running portolan, one text back.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::report::{failure, print};
+use super::{USAGE, admin_socket};
+use crate::admin::{api, client};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// Why NAME resolves as it does when asked from a sandbox
+    Dns {
+        /// The name, e.g. `web` or `tasks.app.backend`
+        name: String,
+        /// The sandbox that asks
+        #[arg(long)]
+        from: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusVerb {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Explain {
+    pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
+        let Subject::Dns { name, from, json } = self.subject;
+        let (name, from) = (api::escape(&name), api::escape(&from));
+        ask(config, &format!("/api/v1/explain/dns?name={name}&from={from}"), json)
+    }
+}
+
+impl StatusVerb {
+    pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
+        ask(config, "/api/v1/status", self.json)
+    }
+}
+
+/// Prints the answer's text; its field `ok` decides the exit status.
+fn ask(config: Option<&Path>, path: &str, json: bool) -> ExitCode {
+    let socket = match admin_socket(config) {
+        Ok(socket) => socket,
+        Err(errors) => return failure(&errors, USAGE),
+    };
+    let answer = match client::get(&socket, path) {
+        Ok(answer) => answer,
+        Err(error) => return failure(&error, 1),
+    };
+    if json {
+        print(&format_args!("{answer:#}\n"));
+    } else {
+        print(&answer.get("text").and_then(Value::as_str).unwrap_or_default());
+    }
+    let ok = answer.get("ok").and_then(Value::as_bool).unwrap_or(false);
+    ExitCode::from(u8::from(!ok))
+}

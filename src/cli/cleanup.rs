@@ -1,0 +1,37 @@
+//! `portolan cleanup`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::report::{failure, print, remark};
+use super::{USAGE, admin_socket};
+use crate::admin::client;
+use crate::cleanup::clean_host;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Cleanup {}
+
+impl Cleanup {
+    #[expect(clippy::unused_self, reason = "every verb runs the same way")]
+    pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
+        let socket = match admin_socket(config) {
+            Ok(socket) => socket,
+            Err(errors) => return failure(&errors, USAGE),
+        };
+        if client::get(&socket, "/healthz").is_ok() {
+            return failure(&"portolan is running and would put everything back; stop it first", 1);
+        }
+        if let Err(missing) = kernel::privilege::check() {
+            return failure(&missing, 1);
+        }
+        let cleaned = clean_host();
+        print(&format_args!(
+            "looked at {} network namespaces, removed portolan's tables and routes from {}\n",
+            cleaned.namespaces, cleaned.cleaned
+        ));
+        for failure in &cleaned.failures {
+            remark(failure);
+        }
+        ExitCode::from(u8::from(!cleaned.failures.is_empty()))
+    }
+}

@@ -1,0 +1,61 @@
+//! What the verbs print: tables and notes on stdout, errors on stderr.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde_json::{Map, Value};
+
+/// Says what went wrong and gives the exit status for it.
+pub(super) fn failure(error: &impl Display, status: u8) -> ExitCode {
+    writeln!(std::io::stderr().lock(), "portolan: {error}").ok();
+    ExitCode::from(status)
+}
+
+/// Prints data. That nobody reads any more (a closed pipe) is no error.
+pub(super) fn print(text: &impl Display) {
+    write!(std::io::stdout().lock(), "{text}").ok();
+}
+
+/// Says something to the person, beside the data.
+pub(super) fn remark(text: &impl Display) {
+    writeln!(std::io::stderr().lock(), "{text}").ok();
+}
+
+/// The rows of a list as aligned columns, headed by their keys in capitals.
+pub(super) fn table(rows: &[Value]) -> String {
+    let objects: Vec<&Map<String, Value>> = rows.iter().filter_map(Value::as_object).collect();
+    let Some(first) = objects.first() else { return String::new() };
+    let keys: Vec<&String> = first.keys().collect();
+    let header = keys.iter().map(|key| key.to_uppercase().replace('_', " ")).collect();
+    let body = objects.iter().map(|row| keys.iter().map(|key| cell(row.get(*key))).collect());
+    let lines: Vec<Vec<String>> = std::iter::once(header).chain(body).collect();
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..keys.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut row = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            row.push_str(&format!("{cell:<width$}  "));
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn cell(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(",")
+        }
+        Some(other) => other.to_string(),
+    }
+}

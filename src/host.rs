@@ -1,0 +1,61 @@
+//! What the Docker source needs of this machine's kernel, handed to it here, because the registry
+//! knows no kernel.
+
+use std::future::Future;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use kernel::neighbour::NeighbourWatch;
+use kernel::netns::{Netns, cookie_of};
+use registry::source::docker::host::Host;
+use tokio::sync::mpsc;
+
+/// This machine.
+#[derive(Debug)]
+pub struct ThisHost {
+    engine: resolver::EngineClient,
+}
+
+impl ThisHost {
+    /// Opens what is needed to ask the engine's resolvers.
+    pub fn open() -> Result<Self, kernel::netns::NetnsError> {
+        Ok(Self { engine: resolver::EngineClient::open()? })
+    }
+}
+
+impl Host for ThisHost {
+    fn netns_cookie(&self, path: &Path) -> io::Result<u64> {
+        cookie_of(path).map_err(io::Error::other)
+    }
+
+    fn host_cookie(&self) -> io::Result<u64> {
+        Netns::this().and_then(|netns| netns.cookie()).map_err(io::Error::other)
+    }
+
+    fn watch_neighbours(
+        &self,
+        path: PathBuf,
+        nudge: mpsc::Sender<()>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        async move {
+            let mut watch = match NeighbourWatch::open(&path) {
+                Ok(watch) => watch,
+                Err(error) => {
+                    tracing::debug!(path = %path.display(), %error, "neighbours are not watched");
+                    return;
+                }
+            };
+            while watch.changed().await.is_some() {
+                // A full queue says what this one would.
+                if let Err(mpsc::error::TrySendError::Closed(())) = nudge.try_send(()) {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn engine_tasks(&self, path: &Path, cookie: u64, name: &str) -> Option<Vec<Ipv4Addr>> {
+        self.engine.addresses(path, cookie, name).await
+    }
+}

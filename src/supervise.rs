@@ -1,0 +1,295 @@
+//! Runs the parts of the process: the source that fills the registry, each consumer on a thread of
+//! its own, the admin socket.
+//!
+//! Invariants
+//! - *isolated*: a consumer that panics is started anew after a pause; the others do not notice;
+//! - *bounded*: nothing outlives [`Supervisor::stop`], which waits [`GRACE`] at most;
+//! - *told*: a start that cannot succeed (a busy port, a bad world file, missing rights) is an
+//!   error of [`Supervisor::start`], not a line in a log.
+
+use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry::consumer::Backoff;
+use registry::source::{self, Publisher};
+use registry::{Consumer, Report, Snapshot, World, drive};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::config::{Config, Source};
+use crate::host::ThisHost;
+
+/// How long the parts get to end in order.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Which consumers this process runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Parts {
+    /// DNS.
+    pub resolver: bool,
+    /// VIPs and balancing.
+    pub vip: bool,
+    /// HTTP.
+    pub router: bool,
+}
+
+impl Parts {
+    /// Everything, as `up` does unless told otherwise.
+    pub fn all() -> Self {
+        Self { resolver: true, vip: true, router: true }
+    }
+}
+
+/// Sockets that were made elsewhere and are to be used instead of the configured addresses.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The router's listener.
+    pub http: Option<TcpListener>,
+    /// The operators' DNS.
+    pub dns: Option<resolver::HostSockets>,
+}
+
+/// What the parts last said, for whoever asks.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// The newest snapshot.
+    pub world: World,
+    /// The resolver's last report.
+    pub resolver: Reports<resolver::Plan>,
+    /// The VIP manager's last report.
+    pub vip: Reports<vip::Plan>,
+    /// The router's last report.
+    pub router: Reports<router::RouteTable>,
+    /// The parts that run.
+    pub parts: Parts,
+}
+
+type Reports<P> = watch::Receiver<Option<Arc<Report<P>>>>;
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Rights or kernel features are missing.
+    #[error(transparent)]
+    Missing(#[from] kernel::privilege::Missing),
+    /// The world file is wrong.
+    #[error(transparent)]
+    World(#[from] crate::config::ConfigErrors),
+    /// The resolver could not start.
+    #[error(transparent)]
+    Resolver(#[from] resolver::StartError),
+    /// The router could not start.
+    #[error(transparent)]
+    Router(#[from] router::RouterError),
+    /// The admin socket could not be made.
+    #[error(transparent)]
+    Admin(#[from] admin::AdminError),
+    /// Namespaces cannot be entered.
+    #[error(transparent)]
+    Host(kernel::netns::NetnsError),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The running parts.
+#[derive(Debug)]
+pub struct Supervisor {
+    live: Live,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    consumers: Vec<(&'static str, std::thread::JoinHandle<()>)>,
+}
+
+impl Supervisor {
+    /// Starts `parts` as `config` says.
+    pub async fn start(config: &Config, parts: Parts, given: Given) -> Result<Self, StartError> {
+        if parts.resolver || parts.vip {
+            kernel::privilege::check()?;
+        }
+        let stop = CancellationToken::new();
+        let (snapshots, world) = watch::channel(Arc::new(Snapshot::default()));
+        let mut tasks = JoinSet::new();
+        start_source(config, snapshots, &mut tasks, &stop)?;
+        let mut starting = Starting { config, world: world.clone(), stop: &stop, threads: vec![] };
+        let (vips, vip_table) = watch::channel(Arc::default());
+        let vip = if parts.vip { starting.vip(vips)? } else { none() };
+        let resolver =
+            if parts.resolver { starting.resolver(vip_table.clone(), given.dns)? } else { none() };
+        let router = if parts.router { starting.router(vip_table, given.http)? } else { none() };
+        let consumers = starting.threads;
+        let live = Live { world, resolver, vip, router, parts };
+        admin::serve(&config.admin_socket, live.clone(), &mut tasks, stop.clone()).await?;
+        Ok(Self { live, stop, tasks, consumers })
+    }
+
+    /// Waits until every part has made its first plan true without a failure.
+    pub async fn ready(&self) {
+        let mut live = self.live.clone();
+        live.world.wait_for(|snapshot| snapshot.generation() > 0).await.ok();
+        let goal = live.world.borrow().generation();
+        if live.parts.vip {
+            done(&mut live.vip, goal).await;
+        }
+        if live.parts.resolver {
+            done(&mut live.resolver, goal).await;
+        }
+        if live.parts.router {
+            done(&mut live.router, goal).await;
+        }
+    }
+
+    /// What is missing for [`Supervisor::ready`], with the reason each part gave.
+    pub fn unready(&self) -> String {
+        admin::status(&self.live).unready()
+    }
+
+    /// Ends all parts and waits for them.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let ended = async {
+            while self.tasks.join_next().await.is_some() {}
+            while self.consumers.iter().any(|(_, thread)| !thread.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(GRACE, ended).await.is_err() {
+            let late = self.consumers.iter().filter(|(_, thread)| !thread.is_finished());
+            let late: Vec<_> = late.map(|(name, _)| *name).collect();
+            tracing::warn!(?late, grace = ?GRACE, "still running after the grace period; left behind");
+            self.tasks.abort_all();
+        }
+    }
+}
+
+async fn done<P>(reports: &mut Reports<P>, goal: u64) {
+    let reached = |report: &Option<Arc<Report<P>>>| {
+        report.as_ref().is_some_and(|it| it.generation >= goal && !it.outcome.failures.has_errors())
+    };
+    // An error means that the part ended; then somebody else is about to stop us.
+    reports.wait_for(reached).await.ok();
+}
+
+fn none<P>() -> Reports<P> {
+    watch::channel(None).1
+}
+
+fn start_source(
+    config: &Config,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    let stop = stop.clone();
+    match &config.source {
+        Source::World(path) => {
+            let publisher = Publisher::new(snapshots);
+            let follower = source::world::open(path, &publisher)
+                .map_err(crate::config::ConfigErrors::from_world)?;
+            tasks.spawn(async move { follower.follow(publisher, stop).await });
+        }
+        Source::Docker(docker) => {
+            let host = ThisHost::open().map_err(StartError::Host)?;
+            let docker = source::docker::Config {
+                endpoint: docker.endpoint.clone(),
+                poll_interval: docker.poll_interval,
+            };
+            tasks.spawn(async move { source::docker::run(docker, host, snapshots, stop).await });
+        }
+    }
+    Ok(())
+}
+
+struct Starting<'a> {
+    config: &'a Config,
+    world: World,
+    stop: &'a CancellationToken,
+    threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
+}
+
+impl Starting<'_> {
+    fn vip(
+        &mut self,
+        vips: watch::Sender<Arc<VipTable>>,
+    ) -> Result<Reports<vip::Plan>, StartError> {
+        let config = self.config.vip.clone();
+        self.consumer(move || Ok(vip::Vip::new(config.clone(), vips.clone())))
+    }
+
+    fn resolver(
+        &mut self,
+        vips: watch::Receiver<Arc<VipTable>>,
+        given: Option<resolver::HostSockets>,
+    ) -> Result<Reports<resolver::Plan>, StartError> {
+        let config = self.config.resolver.clone();
+        let clone = move || given.as_ref().map(resolver::HostSockets::try_clone).transpose();
+        self.consumer(move || {
+            let given = clone().map_err(StartError::Thread)?;
+            Ok(resolver::Resolver::new(config.clone(), vips.clone(), given)?)
+        })
+    }
+
+    fn router(
+        &mut self,
+        vips: watch::Receiver<Arc<VipTable>>,
+        given: Option<TcpListener>,
+    ) -> Result<Reports<router::RouteTable>, StartError> {
+        let config = self.config.router.clone();
+        let clone = move || given.as_ref().map(TcpListener::try_clone).transpose();
+        self.consumer(move || {
+            let given = clone().map_err(StartError::Thread)?;
+            Ok(router::Router::new(config.clone(), vips.clone(), given)?)
+        })
+    }
+
+    /// Makes a consumer, and drives it on a thread of its own; after a panic it is made anew.
+    fn consumer<C: Consumer + 'static>(
+        &mut self,
+        make: impl Fn() -> Result<C, StartError> + Send + 'static,
+    ) -> Result<Reports<C::Plan>, StartError> {
+        let (sender, reports) = watch::channel(None);
+        let (world, stop) = (self.world.clone(), self.stop.clone());
+        let mut first = Some(make()?);
+        let body = move || {
+            let mut backoff = Backoff::default();
+            while !stop.is_cancelled() {
+                let consumer = match first.take().map_or_else(&make, Ok) {
+                    Ok(consumer) => consumer,
+                    Err(error) => {
+                        tracing::error!(consumer = C::NAME, %error, "cannot be started anew");
+                        std::thread::sleep(backoff.pause());
+                        continue;
+                    }
+                };
+                let once = || run(consumer, world.clone(), sender.clone(), stop.clone());
+                match catch_unwind(AssertUnwindSafe(once)) {
+                    Ok(()) => return,
+                    Err(_) => tracing::error!(consumer = C::NAME, "panicked; starting it anew"),
+                }
+                std::thread::sleep(backoff.pause());
+            }
+        };
+        let thread = std::thread::Builder::new().name(C::NAME.to_owned()).spawn(body);
+        self.threads.push((C::NAME, thread.map_err(StartError::Thread)?));
+        Ok(reports)
+    }
+}
+
+type VipTable = resolver::VipTable;
+
+fn run<C: Consumer>(
+    consumer: C,
+    world: World,
+    reports: watch::Sender<Option<Arc<Report<C::Plan>>>>,
+    stop: CancellationToken,
+) {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(drive(consumer, world, reports, stop)),
+        Err(error) => tracing::error!(consumer = C::NAME, %error, "cannot make a runtime"),
+    }
+}

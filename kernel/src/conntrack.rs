@@ -102,35 +102,58 @@ pub fn delete_matching(
     netns: &Netns,
     doomed: impl Fn(&Flow) -> bool + Send,
 ) -> Result<usize, ConntrackError> {
+    take_matching(netns, doomed).map(|taken| taken.len())
+}
+
+/// Deletes the doomed flows after one look at all of the namespace; gives them, e.g. to have
+/// their sockets destroyed ([`crate::sock_diag`]). Looking costs milliseconds, however few there
+/// are: the kernel walks one table for all namespaces. Without any flow nothing is walked.
+pub fn take_matching(
+    netns: &Netns,
+    doomed: impl Fn(&Flow) -> bool + Send,
+) -> Result<Vec<Flow>, ConntrackError> {
     let mut channel = open(netns)?;
-    let entries = channel
-        .dump(KIND | IPCTNL_MSG_CT_GET, ENTRIES_MAX, write_header, |message, found| {
-            found.extend(Entry::read(message).filter(|entry| doomed(&entry.flow)));
-        })
-        .map_err(|source| ConntrackError::Refused { what: "list flows", source })?;
-    let mut deleted = 0;
-    for entry in entries {
+    let doomed = list(&mut channel, |entry| doomed(&entry.flow).then_some(entry))?;
+    let mut taken = Vec::with_capacity(doomed.len());
+    for entry in doomed {
         match channel.request(KIND | IPCTNL_MSG_CT_DELETE, 0, |it| entry.write(it)) {
-            Ok(()) => deleted += 1,
+            Ok(()) => taken.push(entry.flow),
             // It ended by itself.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(source) => return Err(ConntrackError::Refused { what: "delete a flow", source }),
         }
     }
-    Ok(deleted)
+    Ok(taken)
 }
 
 /// All flows of the namespace.
 pub fn flows(netns: &Netns) -> Result<Vec<Flow>, ConntrackError> {
-    open(netns)?
-        .dump(KIND | IPCTNL_MSG_CT_GET, ENTRIES_MAX, write_header, |message, found| {
-            found.extend(Entry::read(message).map(|entry| entry.flow));
+    list(&mut open(netns)?, |entry| Some(entry.flow))
+}
+
+fn list<T>(
+    channel: &mut Channel,
+    pick: impl Fn(Entry) -> Option<T>,
+) -> Result<Vec<T>, ConntrackError> {
+    let failed = |source| ConntrackError::Refused { what: "list flows", source };
+    let mut count = None;
+    channel
+        .ask(KIND | IPCTNL_MSG_CT_GET_STATS, 0, write_header, |message| {
+            count = message.attributes(GENMSG).be32(CTA_STATS_GLOBAL_ENTRIES);
         })
-        .map_err(|source| ConntrackError::Refused { what: "list flows", source })
+        .map_err(failed)?;
+    if count == Some(0) {
+        return Ok(Vec::new());
+    }
+    channel
+        .dump(KIND | IPCTNL_MSG_CT_GET, ENTRIES_MAX, write_header, |message, found| {
+            found.extend(Entry::read(message).and_then(&pick));
+        })
+        .map_err(failed)
 }
 
 /// A flow, and what names it to the kernel.
-struct Entry {
+pub(crate) struct Entry {
     flow: Flow,
     family: u8,
     tuple: Vec<u8>,
@@ -139,7 +162,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn read(message: &Message<'_>) -> Option<Self> {
+    /// Reads one entry of a dump.
+    pub(crate) fn read(message: &Message<'_>) -> Option<Self> {
         let family = *message.body.first()?;
         let attributes = message.attributes(GENMSG);
         let tuple = attributes.get(CTA_TUPLE_ORIG)?;
@@ -219,6 +243,8 @@ const GENMSG: usize = 4;
 const KIND: u16 = 1 << 8;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
+const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;

@@ -15,6 +15,7 @@
 
 pub mod conntrack;
 pub mod door;
+pub mod fuzz;
 pub mod link;
 pub mod neighbour;
 mod netlink;
@@ -23,4 +24,5 @@ pub mod nft;
 pub mod privilege;
 pub mod process;
 pub mod route;
+pub mod sock_diag;
 pub mod socket;

@@ -112,7 +112,8 @@ fn drain(socket: &OwnedFd) -> bool {
     changed
 }
 
-fn matters(message: &Message<'_>) -> bool {
+/// Whether an event tells a change.
+pub(crate) fn matters(message: &Message<'_>) -> bool {
     match message.kind {
         RTM_DELNEIGH => true,
         RTM_NEWNEIGH => {

@@ -44,7 +44,7 @@ pub(crate) struct Refusal {
 }
 
 impl Channel {
-    /// Opens a socket for [`ROUTE`] or [`NETFILTER`] in the calling thread's namespace.
+    /// Opens a socket for [`ROUTE`], [`NETFILTER`] or [`SOCK_DIAG`] in the calling thread's namespace.
     pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Self> {
         let kind = SocketFlags::CLOEXEC;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, kind, protocol)?;
@@ -65,6 +65,17 @@ impl Channel {
         flags: u16,
         body: impl FnOnce(&mut Writer),
     ) -> io::Result<()> {
+        self.ask(kind, flags, body, |_| {})
+    }
+
+    /// Sends one request, reads what is answered, and waits for the acknowledgement.
+    pub(crate) fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: impl FnOnce(&mut Writer),
+        mut read: impl FnMut(&Message<'_>),
+    ) -> io::Result<()> {
         let sequence = self.next_sequence();
         let mut writer = Writer::default();
         writer.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, body);
@@ -77,7 +88,7 @@ impl Channel {
             let received = self.receive(&mut buffer, RecvFlags::empty())?;
             for message in Messages::new(received).filter(|it| it.sequence == sequence) {
                 match message.errno() {
-                    None => {}
+                    None => read(&message),
                     Some(0) => return Ok(()),
                     Some(errno) => return Err(refused(errno, &message)),
                 }
@@ -100,7 +111,7 @@ impl Channel {
                 Dump::Interrupted => {}
             }
         }
-        Err(io::Error::other("it changes too often to be read as a whole"))
+        Err(changing())
     }
 
     fn dump_once<T>(
@@ -247,6 +258,11 @@ fn refused(errno: i32, message: &Message<'_>) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
+/// Something changes all the time while it is read.
+pub(crate) fn changing() -> io::Error {
+    io::Error::other("it changes too often to be read as a whole")
+}
+
 fn set_netlink_option(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(4);
@@ -267,6 +283,9 @@ fn set_netlink_option(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
 /// `NETLINK_ROUTE`: its number is zero, which rustix spells so.
 pub(crate) const ROUTE: Option<Protocol> = None;
 
+/// `NETLINK_SOCK_DIAG`: other programs' sockets.
+pub(crate) const SOCK_DIAG: Option<Protocol> = Some(rustix::net::netlink::SOCK_DIAG);
+
 /// `NETLINK_NETFILTER`: nftables and conntrack.
 pub(crate) const NETFILTER: Option<Protocol> = Some(rustix::net::netlink::NETFILTER);
 
@@ -275,7 +294,7 @@ pub(crate) const NETFILTER: Option<Protocol> = Some(rustix::net::netlink::NETFIL
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A dump interrupted this often is given up: something changes the table all the time.
-const DUMP_ATTEMPTS: usize = 16;
+pub(crate) const DUMP_ATTEMPTS: usize = 16;
 
 /// Holds an acknowledgement with its words.
 const ACK_BUFFER: usize = 8 * 1024;

@@ -14,6 +14,7 @@ use std::io;
 
 pub use self::batch::{Batch, comment};
 pub use self::expr::{Checksum, CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectWith};
+pub(crate) use self::read::read_any;
 pub use self::read::{ChainInfo, RuleInfo, TableInfo};
 pub use self::set::{Element, ElementValue, KeyType, SetSpec, SetValue, Verdict, concat};
 pub use self::table::{ChainKind, Family, Hook, HookPoint, Table};

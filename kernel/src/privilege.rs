@@ -4,8 +4,10 @@
 
 use std::path::Path;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink, socket_with};
 use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::netns::Netns;
+use crate::nft::{NftError, Socket};
 
 /// What is missing; the text is one sentence with the remedy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -51,15 +53,17 @@ pub fn check() -> Result<(), Missing> {
     check_nftables()
 }
 
-/// Whether this kernel speaks nftables at all.
+/// Whether this kernel speaks nftables at all; asking has it load the module.
 pub fn check_nftables() -> Result<(), Missing> {
-    let netfilter = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::NETFILTER),
-    );
-    if netfilter.is_ok() { Ok(()) } else { Err(Missing::Nftables) }
+    let listed = Netns::this().map_err(NftError::from).and_then(|netns| {
+        let mut socket = Socket::open(&netns)?;
+        socket.tables()
+    });
+    match listed {
+        Err(NftError::Unsupported { .. }) => Err(Missing::Nftables),
+        // Any other refusal says itself what it is, at the first use.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Whether the machine's configuration lets this user make user namespaces, as `portolan demo`
@@ -74,4 +78,20 @@ pub fn check_user_namespaces() -> Result<(), Missing> {
     let root_only = is("kernel/unprivileged_userns_clone", "0")
         || is("kernel/apparmor_restrict_unprivileged_userns", "1");
     if none || (root_only && !root) { Err(Missing::UserNamespaces) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sentence_says_what_to_do() {
+        for missing in
+            [Missing::NetAdmin, Missing::SysAdmin, Missing::Nftables, Missing::UserNamespaces]
+        {
+            let sentence = missing.to_string();
+            let (what, remedy) = sentence.split_once(": ").unwrap();
+            assert!(!what.is_empty() && remedy.contains(['`', '=']), "{sentence}");
+        }
+    }
 }

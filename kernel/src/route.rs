@@ -177,7 +177,8 @@ fn write_route(it: &mut Writer, route: &Route, index: u32) {
     }
 }
 
-fn read_route(message: &Message<'_>, names: &BTreeMap<u32, String>) -> Option<Route> {
+/// Reads one message of a dump or an event.
+pub(crate) fn read_route(message: &Message<'_>, names: &BTreeMap<u32, String>) -> Option<Route> {
     let &[family, prefix, _, _, table, protocol, _, kind] = message.body.first_chunk::<8>()?;
     let attributes = message.attributes(RTMSG);
     // Tables past 255 stand in the attribute only.
@@ -198,7 +199,11 @@ fn read_route(message: &Message<'_>, names: &BTreeMap<u32, String>) -> Option<Ro
     })
 }
 
-fn read_address(message: &Message<'_>, names: &BTreeMap<u32, String>) -> Option<(String, IpNet)> {
+/// Reads one message of a dump or an event.
+pub(crate) fn read_address(
+    message: &Message<'_>,
+    names: &BTreeMap<u32, String>,
+) -> Option<(String, IpNet)> {
     // struct ifaddrmsg: family, prefix length, flags, scope, interface.
     let &[_, prefix, _, _, a, b, c, d] = message.body.first_chunk::<8>()?;
     let attributes = message.attributes(IFADDRMSG);
@@ -224,7 +229,8 @@ fn device_names(channel: &mut Channel) -> Result<BTreeMap<u32, String>, RouteErr
     Ok(pairs.map_err(refused("list interfaces"))?.into_iter().collect())
 }
 
-fn read_device(message: &Message<'_>) -> Option<(u32, String)> {
+/// Reads one message of a dump or an event.
+pub(crate) fn read_device(message: &Message<'_>) -> Option<(u32, String)> {
     // struct ifinfomsg: family and type in four bytes, then the interface's number.
     let index = message.body.get(4..)?.first_chunk().copied().map(u32::from_ne_bytes)?;
     Some((index, message.attributes(IFINFOMSG).text(IFLA_IFNAME)?.to_owned()))

@@ -89,7 +89,6 @@ pub fn udp_connected(netns: &Netns, peer: SocketAddr) -> Result<StdUdpSocket, So
 /// Ports of the UDP sockets in the namespace that are bound to exactly `address`: how the
 /// engine's own resolver on 127.0.0.11 is found. At most 4,096 sockets are looked at.
 pub fn udp_ports_bound_to(netns: &Netns, address: Ipv4Addr) -> Result<Vec<u16>, SocketError> {
-    let failed = |source| SocketError::List { path: netns.path().to_owned(), source };
     // The folder of the thread, not of the process: only it names the entered namespace.
     let read = || {
         let mut table = String::new();
@@ -97,8 +96,9 @@ pub fn udp_ports_bound_to(netns: &Netns, address: Ipv4Addr) -> Result<Vec<u16>, 
         file.take(UDP_TABLE_LIMIT).read_to_string(&mut table)?;
         Ok(table)
     };
-    let table = netns.run(read).map_err(|error| failed(io::Error::other(error)))?;
-    Ok(ports_bound_to(&table.map_err(failed)?, address))
+    let failed = |source| SocketError::List { path: netns.path().to_owned(), source };
+    let table = inside(netns, "UDP", (address, 0).into(), || read().map_err(failed))?;
+    Ok(ports_bound_to(&table, address))
 }
 
 /// A TCP listener with `SO_REUSEPORT` in the calling thread's own namespace, so that each core

@@ -461,3 +461,35 @@ fn many_and_long_elements_are_split_over_messages() {
     found.sort_unstable();
     assert_eq!(found, elements);
 }
+
+#[test]
+fn a_map_that_changes_while_it_is_read_reads_as_a_whole() {
+    let (netns, mut socket) = world();
+    let slots = |to| (0..3000).map(|index| slot(index, task(to))).collect::<Vec<_>>();
+    let mut batch = Batch::new();
+    vip_table(&mut batch, true);
+    batch.add_elements(T, "slots", &slots(1));
+    socket.commit(&batch).unwrap();
+    let mut reader = Socket::open(&netns).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for to in [2, 1].into_iter().cycle().take(60) {
+                let mut batch = Batch::new();
+                batch.flush_set(T, "slots");
+                batch.add_elements(T, "slots", &slots(to));
+                socket.commit(&batch).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let mut whole = 0;
+        while !writer.is_finished() {
+            // On a busy machine it may say that it could not be read as a whole.
+            let Ok(found) = reader.elements(T, "slots") else { continue };
+            whole += 1;
+            let ones = found.iter().filter(|it| it.value == slot(0, task(1)).value).count();
+            let seen = (found.len(), ones);
+            assert!(seen == (3000, 0) || seen == (3000, 3000), "{seen:?}");
+        }
+        assert!(whole > 0, "it was never read");
+    });
+}

@@ -10,13 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kernel::conntrack::{FlowFilter, delete_flows, delete_matching, flows};
+use kernel::conntrack::{FlowFilter, delete_flows, delete_matching, flows, take_matching};
 use kernel::door::Door;
 use kernel::link;
 use kernel::neighbour::NeighbourWatch;
 use kernel::netns::{Netns, NetnsError, cookie_of, still_there};
 use kernel::nft;
 use kernel::route::{self, Route, addresses, routes};
+use kernel::sock_diag::destroy_tcp;
 use kernel::socket;
 use support::run;
 
@@ -151,7 +152,8 @@ async fn the_door_makes_sockets_where_it_is_asked_to() {
     let refused = door.udp_connected(path(), Some(cookie + 1), peer).await.unwrap_err();
     let socket::SocketError::Namespace { source, .. } = refused else { panic!("{refused:?}") };
     assert!(matches!(source, NetnsError::Replaced { .. }), "{source:?}");
-    // After a refusal it is at home again.
+    // After a refusal it is at home again. (In a new user namespace home's loopback is down.)
+    link::set_up(&Netns::this().unwrap(), "lo").unwrap();
     let here = socket::tcp_listener_reuseport(address("127.0.0.1:0"), 1).unwrap();
     let home = here.local_addr().unwrap();
     let stream = door.clone().tcp_socket(None, home).await.unwrap();
@@ -293,6 +295,32 @@ fn exactly_the_doomed_flows_are_deleted() {
     let rest = FlowFilter { protocol: Some(17), ..FlowFilter::default() };
     assert_eq!(delete_flows(&a.netns, &rest).unwrap(), 1);
     assert_eq!(ours(), []);
+}
+
+#[test]
+fn a_client_of_a_task_that_is_gone_is_told_at_once() {
+    let (a, b) = pair("destroy");
+    let _table = track(&a.netns);
+    let server = socket::tcp_listener(&b.netns, address("10.1.0.2:80")).unwrap();
+    server.set_nonblocking(false).unwrap();
+    let connect = || std::net::TcpStream::connect("10.1.0.99:80").unwrap();
+    let [mut doomed, mut other] = [(); 2].map(|()| a.netns.run(connect).unwrap());
+    let _accepted = [(); 2].map(|()| server.accept().unwrap());
+    let port = doomed.local_addr().unwrap().port();
+    let cut = take_matching(&a.netns, |flow| flow.original_source_port == port).unwrap();
+    let ends: Vec<_> = cut
+        .iter()
+        .map(|it| {
+            let local = SocketAddr::new(it.original_source, it.original_source_port);
+            (local, SocketAddr::new(it.original_destination, it.original_port))
+        })
+        .collect();
+    assert_eq!(destroy_tcp(&a.netns, &ends).unwrap(), 1);
+    let told = doomed.read(&mut [0]).unwrap_err();
+    assert_eq!(told.kind(), std::io::ErrorKind::ConnectionAborted);
+    assert_eq!(destroy_tcp(&a.netns, &ends).unwrap(), 0);
+    other.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert_eq!(other.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test]

@@ -177,14 +177,14 @@ impl Allocator<'_> {
     }
 
     fn overlaps(&self, range: Ipv4Net) -> bool {
-        self.blocks.keys().any(|it| overlap(it, &range))
+        self.blocks.keys().any(|it| overlap(*it, range))
     }
 }
 
 impl Ground {
     /// Whether a block may lie there at all.
     fn usable(&self, range: Ipv4Net) -> bool {
-        self.pool.contains(&range) && !self.subnets.iter().any(|it| overlap(it, &range))
+        self.pool.contains(&range) && !self.subnets.iter().any(|it| overlap(*it, range))
     }
 
     /// Without the first and last address of the block: some programs think they know what those
@@ -228,8 +228,8 @@ fn candidates(pool: Ipv4Net) -> Option<Ipv4Subnets> {
     pool.trunc().subnets(prefix.max(pool.prefix_len())).ok()
 }
 
-fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
-    one.contains(other) || other.contains(one)
+fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other) || other.contains(&one)
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //! Law: the changes from one plan to another, done in order to what the first one asks for, give
 //! what the second one asks for; from a plan to itself there are none.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use crate::plan::{Balance, Balances, SandboxPlan, Slots, VipRoute};
 
@@ -67,19 +69,31 @@ pub(crate) fn diff_routes<'a>(
     gone.chain(new.difference(old).map(|it| Change::AddRoute(*it))).collect()
 }
 
-/// What leads from one table of balances to another.
+/// What leads from one table of balances to another, by VIP. Both tables are walked once: most of
+/// what they hold is the same.
 pub(crate) fn diff_balances<'a>(old: &'a Balances, new: &'a Balances) -> Vec<Change<'a>> {
-    let gone = old.iter().filter(|(vip, _)| !new.contains_key(vip));
-    let mut changes: Vec<_> =
-        gone.map(|(vip, it)| Change::RemoveVip { vip: *vip, old: &it.slots }).collect();
-    for (vip, want) in new {
-        match old.get(vip) {
-            None => changes.push(Change::AddVip { vip: *vip, balance: want }),
-            Some(have) if have == want => {}
-            Some(have) => changes.extend(diff_balance(*vip, have, want)),
+    let mut changes = Vec::new();
+    let (mut had, mut wanted) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (had.peek(), wanted.peek()) {
+            (Some((had, _)), Some((wanted, _))) => had.cmp(wanted),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return changes,
+        };
+        let have = if order == Ordering::Greater { None } else { had.next() };
+        let want = if order == Ordering::Less { None } else { wanted.next() };
+        match (have, want) {
+            (Some((vip, have)), None) => {
+                changes.push(Change::RemoveVip { vip: *vip, old: &have.slots });
+            }
+            (None, Some((vip, want))) => changes.push(Change::AddVip { vip: *vip, balance: want }),
+            (Some((_, have)), Some((vip, want))) if !Arc::ptr_eq(have, want) => {
+                changes.extend(diff_balance(*vip, have, want));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
         }
     }
-    changes
 }
 
 fn diff_balance<'a>(

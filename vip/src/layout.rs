@@ -5,8 +5,8 @@
 //!   set alive     { type mark; timeout; 1 }            # runs out when portolan never comes back
 //!   set vips      { type ipv4_addr; 10.0.1.2, .. }     # every VIP, tasks or not
 //!   map services  { type ipv4_addr : verdict; 10.0.1.2 : goto vip-10.0.1.2, .. }
-//!   map slots     { type ipv4_addr . mark : ipv4_addr; 10.0.1.2 . 0 : 10.0.1.5, .. }
-//!   chain vip-10.0.1.2 { dnat to ip daddr . numgen inc mod 2 map @slots }      # one per service
+//!   map slots-0   { type ipv4_addr . mark : ipv4_addr; 10.0.1.2 . 0 : 10.0.1.5, .. }    # several
+//!   chain vip-10.0.1.2 { dnat to ip daddr . numgen inc mod 2 map @slots-0 }    # one per service
 //!   chain output  { type nat hook output priority -110; 1 != @alive return; ip daddr vmap @services }
 //!   chain refuse  { type filter hook output priority 0; ip daddr @vips goto refused }
 //!   chain refused { 1 != @alive return; ct state established,related return; ct state invalid drop
@@ -20,6 +20,8 @@
 //! - *no holes*: the slots of a service are in the lower or the upper half of the numbers. A change
 //!   writes the other half and turns the service's rule to it; the old half stays until the next
 //!   transaction. A packet that is between rule and map meets a full half on either side;
+//! - *several maps*: adding an element costs the kernel a look at every rule that uses the map, and
+//!   every service has such a rule; so a map is shared by few services;
 //! - *first calls spread*: a counter starts at zero when its rule is written, so each sandbox
 //!   begins elsewhere in the list; otherwise all would call the same task after every change.
 
@@ -36,8 +38,6 @@ pub(crate) const TABLE: Table<'static> = Table { family: Family::Ip, name: "port
 
 /// Verdict map: VIP to the chain of its service.
 pub(crate) const SERVICES: &str = "services";
-/// Map: VIP and number to a task's address.
-pub(crate) const SLOTS: &str = "slots";
 /// Set of all VIPs.
 pub(crate) const VIPS: &str = "vips";
 /// Set that holds [`ALIVE_KEY`] while a portolan looks after the table.
@@ -64,11 +64,12 @@ pub(crate) struct SlotKey {
     pub(crate) number: u32,
 }
 
-/// How many elements the table's sets were declared for. Declared sets load four times as fast
-/// and look up faster, but cannot grow; a table that is full is replaced by a larger one.
+/// The sizes that a table was made with. They do not change: a table that is full is replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(crate) struct Capacity {
-    pub(crate) slots: u32,
+    /// Over how many maps the slots are spread, from 1.
+    pub(crate) maps: u32,
+    /// How many VIPs the sets were declared for: declared sets look up faster, but cannot grow.
     pub(crate) vips: u32,
 }
 
@@ -105,19 +106,24 @@ pub(crate) fn chains() -> [(&'static str, Option<Hook>); 3] {
     ]
 }
 
-/// The sets that every table has.
-pub(crate) fn sets(capacity: Capacity) -> [SetSpec<'static>; 4] {
+/// The sets and maps of a table.
+pub(crate) fn sets(capacity: Capacity) -> Vec<SetSpec<'static>> {
     const VIP: &[KeyType] = &[KeyType::Ipv4Addr];
-    const SLOT: &[KeyType] = &[KeyType::Ipv4Addr, KeyType::Mark];
     const MARK: &[KeyType] = &[KeyType::Mark];
     let set = |name, key, value, size| SetSpec { name, key, value, timeout: false, size };
-    let Capacity { slots, vips } = capacity;
-    [
+    let vips = Some(capacity.vips);
+    vec![
         SetSpec { timeout: true, ..set(ALIVE, MARK, SetValue::None, None) },
-        set(VIPS, VIP, SetValue::None, Some(vips)),
-        set(SERVICES, VIP, SetValue::Verdict, Some(vips)),
-        set(SLOTS, SLOT, SetValue::Data(KeyType::Ipv4Addr), Some(slots)),
+        set(VIPS, VIP, SetValue::None, vips),
+        set(SERVICES, VIP, SetValue::Verdict, vips),
     ]
+}
+
+/// One of the maps of slots.
+pub(crate) fn slot_map(name: &str) -> SetSpec<'_> {
+    const SLOT: &[KeyType] = &[KeyType::Ipv4Addr, KeyType::Mark];
+    let value = SetValue::Data(KeyType::Ipv4Addr);
+    SetSpec { name, key: SLOT, value, timeout: false, size: None }
 }
 
 /// The rules that every table has, with their chains, in order.
@@ -190,12 +196,12 @@ impl SlotRule {
         (slots > 0).then_some(Self { slots, half })
     }
 
-    /// `dnat to ip daddr . numgen inc mod SLOTS offset HALF map @slots`.
-    pub(crate) fn exprs(self) -> Vec<Expr> {
+    /// `dnat to ip daddr . numgen inc mod SLOTS offset HALF map @MAP`.
+    pub(crate) fn exprs(self, map: &str) -> Vec<Expr> {
         vec![
             daddr(),
             Expr::Numgen { random: false, modulus: self.slots, offset: self.half.first(), to: 1 },
-            Expr::Lookup { set: SLOTS.to_owned(), from: 0, to: Some(0), invert: false },
+            Expr::Lookup { set: map.to_owned(), from: 0, to: Some(0), invert: false },
             Expr::Nat { kind: NatKind::Dnat, address: 0, port: None },
         ]
     }
@@ -218,20 +224,52 @@ impl SlotRule {
 }
 
 impl Capacity {
-    /// What every rule of the frame carries: its layout and the sizes of the sets.
+    /// Room for that many VIPs and half as many more.
+    pub(crate) fn for_growth_of(vips: usize) -> Self {
+        /// A small table grows often at first; its memory does not matter.
+        const SPARE: u64 = 64;
+        let used = u64::try_from(vips).unwrap_or(u64::MAX).min(u64::from(u32::MAX / 4));
+        let room = (used + used / 2 + SPARE).next_power_of_two();
+        // To find a map the kernel walks all of them, to change it all of its rules: as many of
+        // these as of those is least work.
+        let maps = (used.isqrt() * 2).next_power_of_two();
+        let small = |it: u64| u32::try_from(it).unwrap_or(u32::MAX);
+        Self { maps: small(maps), vips: small(room) }
+    }
+
+    /// The map that has the slots of a VIP.
+    pub(crate) fn map_of(self, vip: Ipv4Addr) -> String {
+        let hash = mixed(u64::from(vip.to_bits()));
+        map_name(u32::try_from(hash % u64::from(self.maps.max(1))).unwrap_or(0))
+    }
+
+    /// The names of all maps of slots.
+    pub(crate) fn map_names(self) -> impl Iterator<Item = String> {
+        (0..self.maps).map(map_name)
+    }
+
+    /// What every rule of the frame carries: its layout and the sizes.
     pub(crate) fn userdata(self) -> Vec<u8> {
-        let Self { slots, vips } = self;
-        comment(&format!("portolan {LAYOUT}: room for {slots} slots, {vips} vips"))
+        let Self { maps, vips } = self;
+        comment(&format!("portolan {LAYOUT}: {maps} maps, room for {vips} vips"))
     }
 
     pub(crate) fn read(userdata: &[u8]) -> Option<Self> {
-        let (slots, vips) = uncomment(userdata)?
-            .strip_prefix(&format!("portolan {LAYOUT}: room for "))?
+        let (maps, vips) = uncomment(userdata)?
+            .strip_prefix(&format!("portolan {LAYOUT}: "))?
             .strip_suffix(" vips")?
-            .split_once(" slots, ")?;
-        Some(Self { slots: slots.parse().ok()?, vips: vips.parse().ok()? })
+            .split_once(" maps, room for ")?;
+        let maps = maps.parse().ok().filter(|it| (1..=MOST_MAPS).contains(it))?;
+        Some(Self { maps, vips: vips.parse().ok()? })
     }
 }
+
+fn map_name(number: u32) -> String {
+    format!("slots-{number}")
+}
+
+/// A table of ours has fewer: a claim of more is not ours.
+const MOST_MAPS: u32 = 1 << 17;
 
 impl Half {
     pub(crate) fn other(self) -> Self {
@@ -270,20 +308,23 @@ impl SlotKey {
 impl Seed {
     /// FNV-1a of the sandbox's id: the same after a restart, another one elsewhere.
     pub(crate) fn of(sandbox: &str) -> Self {
-        Self(fnv(0xcbf2_9ce4_8422_2325, sandbox.as_bytes()))
+        let step = |it: u64, byte: &u8| (it ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(sandbox.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step))
     }
 
     /// With which of `count` slots of `vip` the sandbox begins.
     pub(crate) fn start(self, vip: Ipv4Addr, count: usize) -> usize {
-        let hash = fnv(self.0, &vip.octets());
+        let hash = mixed(self.0 ^ u64::from(vip.to_bits()));
         let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
-        // The low bits of FNV-1a of similar texts are alike; the high ones are not.
-        usize::try_from((hash >> 32) % count).unwrap_or(0)
+        usize::try_from(hash % count).unwrap_or(0)
     }
 }
 
-fn fnv(state: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(state, |it, byte| (it ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+/// Spreads numbers that differ in few bits (the finalizer of `MurmurHash3`).
+fn mixed(number: u64) -> u64 {
+    let number = (number ^ (number >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let number = (number ^ (number >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    number ^ (number >> 33)
 }
 
 /// The name of a service's chain.
@@ -332,7 +373,7 @@ fn uncomment(userdata: &[u8]) -> Option<&str> {
 }
 
 const COMMENT: u8 = 0;
-/// IPPROTO_TCP.
+/// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 /// `NF_CT_STATE_BIT`s, as [`CtKey::State`] loads them.
 const CT_INVALID: u32 = 1;

@@ -97,7 +97,7 @@ impl LeaseFile {
     }
 
     fn write(&self, leases: &Leases) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let directory = self.path.parent().unwrap_or_else(|| Path::new("."));
         fs::create_dir_all(directory)?;
         let new = self.path.with_extension("json.new");
         let file = File::create(&new)?;

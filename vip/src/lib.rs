@@ -12,6 +12,7 @@
 //!   else's, and the tables switch themselves off.
 
 pub mod allocate;
+pub mod apply;
 pub mod compile;
 pub mod diff;
 mod layout;
@@ -19,8 +20,12 @@ pub mod lease;
 mod lease_file;
 pub mod plan;
 mod readback;
+pub mod routes;
 mod ruleset;
+pub mod sandbox;
 mod slots;
 
+pub use apply::Vip;
 pub use compile::{Config, compile};
 pub use plan::{Addresses, Plan};
+pub use sandbox::cleanup;

@@ -72,6 +72,40 @@ pub struct VipRoute {
     pub source: Ipv4Addr,
 }
 
+impl Plan {
+    /// The same plan, in which what is as it was in the last one (`last`: its tables) is the same
+    /// value: two plans are then compared by a look at each VIP, and take the room of one.
+    #[must_use]
+    pub fn sharing(mut self, last: &BTreeMap<SandboxId, Arc<Balances>>) -> Self {
+        // By address of the new table: what sandboxes share now they share afterwards.
+        let mut shared: BTreeMap<*const Balances, Arc<Balances>> = BTreeMap::new();
+        for (id, sandbox) in &self.sandboxes {
+            let new = &sandbox.balances;
+            if let Some(old) = last.get(id) {
+                shared.entry(Arc::as_ptr(new)).or_insert_with(|| merge(old, new));
+            }
+        }
+        for sandbox in self.sandboxes.values_mut() {
+            if let Some(found) = shared.get(&Arc::as_ptr(&sandbox.balances)) {
+                sandbox.balances = Arc::clone(found);
+            }
+        }
+        self
+    }
+}
+
+/// `new`, made of parts of `old` wherever they are equal.
+fn merge(old: &Arc<Balances>, new: &Arc<Balances>) -> Arc<Balances> {
+    if old == new {
+        return Arc::clone(old);
+    }
+    let part = |(vip, new): (&Ipv4Addr, &Arc<Balance>)| {
+        let kept = old.get(vip).filter(|old| *old == new).unwrap_or(new);
+        (*vip, Arc::clone(kept))
+    };
+    Arc::new(new.iter().map(part).collect())
+}
+
 impl fmt::Display for VipRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} from {}", self.block, self.source)

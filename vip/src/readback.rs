@@ -10,7 +10,7 @@ use std::sync::Arc;
 use kernel::nft::{ChainInfo, Element, ElementValue, NftError, RuleInfo, Socket, Verdict};
 
 use crate::layout::{
-    self, ALIVE, Capacity, SERVICES, SLOTS, Seed, SlotKey, SlotRule, TABLE, VIPS, chain, chain_vip,
+    self, ALIVE, Capacity, SERVICES, Seed, SlotKey, SlotRule, TABLE, VIPS, chain, chain_vip,
 };
 use crate::plan::{Balance, Balances};
 use crate::ruleset::Held;
@@ -38,20 +38,31 @@ pub(crate) fn read_back(socket: &mut Socket, seed: Seed) -> Result<Found, NftErr
     }
     let chains = socket.chains(TABLE)?;
     let rules = socket.rules(TABLE)?;
-    let sets = socket.sets(TABLE)?;
-    let expected: BTreeSet<_> = [ALIVE, VIPS, SERVICES, SLOTS].map(str::to_owned).into();
-    if sets.into_iter().collect::<BTreeSet<_>>() != expected {
+    let frame = Frame { chains, rules };
+    let capacity = match frame.capacity() {
+        Ok(capacity) => capacity,
+        Err(Strange(what)) => return Ok(Found::Strange(what)),
+    };
+    let sets: BTreeSet<_> = socket.sets(TABLE)?.into_iter().collect();
+    let fixed = [ALIVE, VIPS, SERVICES].map(str::to_owned);
+    if sets != fixed.into_iter().chain(capacity.map_names()).collect() {
         return Ok(Found::Strange("its sets are not ours"));
     }
-    let contents = Contents {
-        chains,
-        rules,
-        vips: socket.elements(TABLE, VIPS)?,
-        services: socket.elements(TABLE, SERVICES)?,
-        slots: socket.elements(TABLE, SLOTS)?,
-    };
+    let mut slots = BTreeMap::new();
+    for map in capacity.map_names() {
+        let elements = socket.elements(TABLE, &map)?;
+        let read = elements.iter().map(slot).collect::<Option<Vec<_>>>();
+        let Some(read) =
+            read.filter(|it| it.iter().all(|(key, _)| capacity.map_of(key.vip) == map))
+        else {
+            return Ok(Found::Strange("an element of a map of slots is odd"));
+        };
+        slots.extend(read);
+    }
+    let services = socket.elements(TABLE, SERVICES)?;
+    let contents = Contents { capacity, vips: socket.elements(TABLE, VIPS)?, services, slots };
     let alive = !socket.elements(TABLE, ALIVE)?.is_empty();
-    Ok(match contents.held(seed) {
+    Ok(match contents.held(&frame, seed) {
         Ok(held) => Found::Ours { held, alive },
         Err(Strange(what)) => Found::Strange(what),
     })
@@ -63,13 +74,18 @@ pub(crate) fn is_there(socket: &mut Socket) -> Result<bool, NftError> {
     Ok(tables.iter().any(|it| it.family == TABLE.family && it.name == TABLE.name))
 }
 
-/// A table as the kernel lists it.
-struct Contents {
+/// The chains and rules of a table as the kernel lists them.
+struct Frame {
     chains: Vec<ChainInfo>,
     rules: Vec<RuleInfo>,
+}
+
+/// What is in the sets of a table.
+struct Contents {
+    capacity: Capacity,
     vips: Vec<Element>,
     services: Vec<Element>,
-    slots: Vec<Element>,
+    slots: BTreeMap<SlotKey, Ipv4Addr>,
 }
 
 /// What is strange about a table.
@@ -77,11 +93,10 @@ struct Contents {
 struct Strange(&'static str);
 
 impl Contents {
-    fn held(self, seed: Seed) -> Result<Held, Strange> {
-        let capacity = self.frame()?;
-        let rules = self.service_rules()?;
-        let led: BTreeSet<_> = self
-            .services
+    fn held(self, frame: &Frame, seed: Seed) -> Result<Held, Strange> {
+        let Self { capacity, vips, services, mut slots } = self;
+        let rules = frame.service_rules()?;
+        let led: BTreeSet<_> = services
             .iter()
             .map(led_to)
             .collect::<Option<_>>()
@@ -89,9 +104,7 @@ impl Contents {
         if !led.iter().eq(rules.keys()) {
             return Err(Strange("its map of services and its chains differ"));
         }
-        let mut slots =
-            slots(&self.slots).ok_or(Strange("an element of its map of slots is odd"))?;
-        let vips = self.vips.iter().map(|it| layout::address(&it.key)).collect::<Option<Vec<_>>>();
+        let vips = vips.iter().map(|it| layout::address(&it.key)).collect::<Option<Vec<_>>>();
         let vips = vips.ok_or(Strange("an element of its set of VIPs is odd"))?;
         let mut balances: Balances = vips.into_iter().map(|it| (it, Arc::default())).collect();
         let mut upper = BTreeSet::new();
@@ -106,9 +119,11 @@ impl Contents {
         let stale = slots.into_keys().collect();
         Ok(Held { capacity, balances: Arc::new(balances), upper, stale })
     }
+}
 
+impl Frame {
     /// Checks what every table of ours has, and returns the sizes that it was made with.
-    fn frame(&self) -> Result<Capacity, Strange> {
+    fn capacity(&self) -> Result<Capacity, Strange> {
         let fixed = layout::chains();
         for (name, hook) in &fixed {
             if !self.chains.iter().any(|it| it.name == *name && it.hook == *hook) {
@@ -136,8 +151,7 @@ impl Contents {
             Some(_) | None => Err(Strange("it has another layout")),
         }
     }
-}
-impl Contents {
+
     /// The rule of each service's chain, by VIP.
     fn service_rules(&self) -> Result<BTreeMap<Ipv4Addr, SlotRule>, Strange> {
         let mut found = BTreeMap::new();
@@ -166,12 +180,11 @@ fn led_to(element: &Element) -> Option<Ipv4Addr> {
     }
 }
 
-fn slots(elements: &[Element]) -> Option<BTreeMap<SlotKey, Ipv4Addr>> {
-    let slot = |it: &Element| match &it.value {
-        ElementValue::Data(value) => Some((SlotKey::read(&it.key)?, layout::address(value)?)),
+fn slot(element: &Element) -> Option<(SlotKey, Ipv4Addr)> {
+    match &element.value {
+        ElementValue::Data(value) => Some((SlotKey::read(&element.key)?, layout::address(value)?)),
         ElementValue::None | ElementValue::Verdict(_) => None,
-    };
-    elements.iter().map(slot).collect()
+    }
 }
 
 /// Takes the slots of one service out of the map, turned back to the order of its plan.

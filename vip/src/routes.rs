@@ -39,6 +39,16 @@ pub enum RoutesError {
     Kernel(#[from] RouteError),
 }
 
+impl RoutesError {
+    /// What the operator can do about it, where there is something to do.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::NoInterface { .. } => None, // the container is being connected or disconnected
+            Self::Kernel(error) => error.remedy(),
+        }
+    }
+}
+
 /// Makes our routes in the namespace exactly `want`.
 pub(crate) fn settle(netns: &Netns, want: &BTreeSet<VipRoute>) -> Result<Settled, RoutesError> {
     let mut there = route::routes(netns)?;

@@ -19,8 +19,8 @@ use kernel::nft::{Batch, Element, ElementValue};
 
 use crate::diff::Change;
 use crate::layout::{
-    self, ALIVE, Capacity, Half, SERVICES, SLOTS, Seed, SlotKey, SlotRule, TABLE, VIPS, alive,
-    chain, key, member, service,
+    self, ALIVE, Capacity, Half, SERVICES, Seed, SlotKey, SlotRule, TABLE, VIPS, alive, chain, key,
+    member, service,
 };
 use crate::plan::Balances;
 
@@ -39,22 +39,26 @@ pub(crate) struct Held {
 /// The transaction that makes a table that holds `balances`, whatever was there, and what it holds
 /// then. Connections that exist go on: conntrack remembers them, not the table.
 pub(crate) fn whole(balances: &Arc<Balances>, seed: Seed) -> (Batch, Held) {
-    let capacity = Capacity::for_growth_of(balances);
+    let capacity = Capacity::for_growth_of(balances.len());
     let mut batch = Batch::new();
     batch.replace_table(TABLE, false);
     frame(&mut batch, capacity);
     let mut services = Vec::new();
-    let mut slots = Vec::new();
+    let mut slots: BTreeMap<String, Vec<Element>> = BTreeMap::new();
     for (vip, balance) in &**balances {
         if let Some(rule) = SlotRule::of(&balance.slots, Half::Lower) {
+            let map = capacity.map_of(*vip);
             batch.add_chain(TABLE, &chain(*vip), None);
-            add_rule(&mut batch, *vip, rule);
+            add_rule(&mut batch, *vip, rule, &map);
             services.push(service(*vip));
-            slots.extend(elements(*vip, Half::Lower, &balance.slots, seed));
+            let elements = elements(*vip, Half::Lower, &balance.slots, seed);
+            slots.entry(map).or_default().extend(elements);
         }
     }
+    for (map, slots) in &slots {
+        add(&mut batch, map, slots);
+    }
     let vips: Vec<_> = balances.keys().map(|it| member(*it)).collect();
-    add(&mut batch, SLOTS, &slots);
     add(&mut batch, SERVICES, &services);
     add(&mut batch, VIPS, &vips);
     revive(&mut batch);
@@ -70,27 +74,28 @@ pub(crate) fn amended(
     target: &Arc<Balances>,
     seed: Seed,
 ) -> Option<(Batch, Held)> {
+    if !within(target.len(), held.capacity.vips) {
+        return None;
+    }
     let mut amendment = Amendment {
         batch: Batch::new(),
+        capacity: held.capacity,
         upper: held.upper.clone(),
         stale: BTreeSet::new(),
         seed,
-        written: 0,
     };
-    let old: Vec<_> = held.stale.iter().map(|it| it.bytes()).collect();
-    if !old.is_empty() {
-        amendment.batch.delete_elements(TABLE, SLOTS, &old);
+    let mut stale: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+    for key in &held.stale {
+        stale.entry(held.capacity.map_of(key.vip)).or_default().push(key.bytes());
+    }
+    for (map, keys) in &stale {
+        amendment.batch.delete_elements(TABLE, map, keys);
     }
     for change in changes {
         amendment.write(change);
     }
-    let used = held.used().saturating_add(amendment.written);
-    let fits = used <= u64::from(held.capacity.slots)
-        && within(target.len(), held.capacity.vips)
-        && within(held.balances.len(), held.capacity.vips);
-    let Amendment { batch, upper, stale, .. } = amendment;
-    let balances = Arc::clone(target);
-    fits.then_some((batch, Held { capacity: held.capacity, balances, upper, stale }))
+    let Amendment { batch, capacity, upper, stale, seed: _ } = amendment;
+    Some((batch, Held { capacity, balances: Arc::clone(target), upper, stale }))
 }
 
 /// Lets the table work for another [`crate::layout::ALIVE_FOR`].
@@ -104,6 +109,9 @@ fn frame(batch: &mut Batch, capacity: Capacity) {
     for set in layout::sets(capacity) {
         batch.add_set(TABLE, &set);
     }
+    for map in capacity.map_names() {
+        batch.add_set(TABLE, &layout::slot_map(&map));
+    }
     for (name, hook) in layout::chains() {
         batch.add_chain(TABLE, name, hook);
     }
@@ -114,11 +122,10 @@ fn frame(batch: &mut Batch, capacity: Capacity) {
 
 struct Amendment {
     batch: Batch,
+    capacity: Capacity,
     upper: BTreeSet<Ipv4Addr>,
     stale: BTreeSet<SlotKey>,
     seed: Seed,
-    /// How many slots were added.
-    written: u64,
 }
 
 impl Amendment {
@@ -148,7 +155,7 @@ impl Amendment {
         self.upper.remove(&vip);
         self.fill(vip, Half::Lower, slots);
         self.batch.add_chain(TABLE, &chain(vip), None);
-        add_rule(&mut self.batch, vip, rule);
+        add_rule(&mut self.batch, vip, rule, &self.capacity.map_of(vip));
         add(&mut self.batch, SERVICES, &[service(vip)]);
     }
 
@@ -161,8 +168,8 @@ impl Amendment {
         self.batch.delete_elements(TABLE, SERVICES, &[key(vip)]);
         self.batch.flush_chain(TABLE, &chain(vip));
         self.batch.delete_chain(TABLE, &chain(vip));
-        let keys: Vec<_> = keys(vip, half, old.len()).map(|it| it.bytes()).collect();
-        self.batch.delete_elements(TABLE, SLOTS, &keys);
+        let keys: Vec<_> = keys(vip, half, old.len()).map(SlotKey::bytes).collect();
+        self.batch.delete_elements(TABLE, &self.capacity.map_of(vip), &keys);
         self.upper.remove(&vip);
     }
 
@@ -172,7 +179,7 @@ impl Amendment {
         let Some(rule) = SlotRule::of(new, half.other()) else { return };
         self.fill(vip, half.other(), new);
         self.batch.flush_chain(TABLE, &chain(vip));
-        add_rule(&mut self.batch, vip, rule);
+        add_rule(&mut self.batch, vip, rule, &self.capacity.map_of(vip));
         self.stale.extend(keys(vip, half, old.len()));
         match half {
             Half::Lower => self.upper.insert(vip),
@@ -182,8 +189,7 @@ impl Amendment {
 
     fn fill(&mut self, vip: Ipv4Addr, half: Half, slots: &[Ipv4Addr]) {
         let slots: Vec<_> = elements(vip, half, slots, self.seed).collect();
-        self.written = self.written.saturating_add(count(slots.len()));
-        add(&mut self.batch, SLOTS, &slots);
+        add(&mut self.batch, &self.capacity.map_of(vip), &slots);
     }
 
     fn half(&self, vip: Ipv4Addr) -> Half {
@@ -191,32 +197,8 @@ impl Amendment {
     }
 }
 
-impl Held {
-    /// Slots in the map, stale ones included.
-    fn used(&self) -> u64 {
-        self.balances.values().map(|it| count(it.slots.len())).sum::<u64>()
-            + count(self.stale.len())
-    }
-}
-
-impl Capacity {
-    /// Room for `balances` and half as much again.
-    fn for_growth_of(balances: &Balances) -> Self {
-        let slots = balances.values().map(|it| it.slots.len()).sum();
-        Self { slots: with_room(slots), vips: with_room(balances.len()) }
-    }
-}
-
-fn with_room(used: usize) -> u32 {
-    /// A small table grows often at first; its memory does not matter.
-    const SPARE: u64 = 64;
-    let used = count(used);
-    let room = used.saturating_add(used / 2).saturating_add(SPARE).next_power_of_two();
-    u32::try_from(room).unwrap_or(u32::MAX)
-}
-
-fn add_rule(batch: &mut Batch, vip: Ipv4Addr, rule: SlotRule) {
-    batch.add_rule(TABLE, &chain(vip), &rule.exprs(), &rule.userdata());
+fn add_rule(batch: &mut Batch, vip: Ipv4Addr, rule: SlotRule, map: &str) {
+    batch.add_rule(TABLE, &chain(vip), &rule.exprs(map), &rule.userdata());
 }
 
 /// Nothing is sent for nothing: the kernel refuses an empty list.
@@ -248,8 +230,4 @@ fn elements(
 
 fn within(count: usize, limit: u32) -> bool {
     u32::try_from(count).is_ok_and(|it| it <= limit)
-}
-
-fn count(of: usize) -> u64 {
-    u64::try_from(of).unwrap_or(u64::MAX)
 }

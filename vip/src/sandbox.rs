@@ -57,14 +57,30 @@ pub(crate) struct Visit {
 /// Why a namespace does not hold all of its plan.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
+    /// It could not be entered.
     #[error(transparent)]
     Namespace(#[from] NetnsError),
+    /// The table could not be written or read.
     #[error(transparent)]
     Table(#[from] NftError),
+    /// VIPs outside the subnets have no way out.
     #[error(transparent)]
     Routes(#[from] RoutesError),
+    /// Conntrack could not be read or changed.
     #[error("cannot cut connections to tasks that are gone")]
     Connections(#[from] ConntrackError),
+}
+
+impl SandboxError {
+    /// What the operator can do about it, where there is something to do.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Namespace(error) => error.remedy(),
+            Self::Table(error) => error.remedy(),
+            Self::Routes(error) => error.remedy(),
+            Self::Connections(error) => error.remedy(),
+        }
+    }
 }
 
 impl Known {
@@ -94,15 +110,12 @@ pub(crate) fn visit(plan: &SandboxPlan, seed: Seed, known: Option<Known>, now: I
 
 /// Removes all of ours from a namespace that no plan names any more.
 pub(crate) fn leave(netns: &Path, known: Known) -> Visit {
-    let failed =
-        |error| Visit { known: Some(known), changes: 0, failures: vec![error] };
-    match open(netns, Some(known.cookie)) {
-        Ok(None) => Visit::default(),
-        Ok(Some(netns)) => match cleanup(&netns) {
-            Ok(removed) => Visit { changes: usize::from(removed), ..Visit::default() },
-            Err(error) => failed(error),
-        },
-        Err(error) => failed(error.into()),
+    let left = open(netns, Some(known.cookie))
+        .map_err(SandboxError::from)
+        .and_then(|there| there.map_or(Ok(false), |netns| cleanup(&netns)));
+    match left {
+        Ok(removed) => Visit { changes: usize::from(removed), ..Visit::default() },
+        Err(error) => Visit { known: Some(known), changes: 0, failures: vec![error] },
     }
 }
 
@@ -125,7 +138,9 @@ fn open(path: &Path, cookie: Option<u64>) -> Result<Option<Netns>, NetnsError> {
     match Netns::open_checked(path, cookie) {
         Ok(netns) => Ok(Some(netns)),
         Err(NetnsError::Replaced { .. }) => Ok(None),
-        Err(NetnsError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(NetnsError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
         // What was mounted on the file has been unmounted, and the file will go next.
         Err(NetnsError::Enter { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
             Ok(None)
@@ -177,26 +192,32 @@ impl Visitor {
     /// Routes first, so that no VIP answers before it can be reached; conntrack last, when new
     /// flows already go where they should. Each is tried even if another one fails.
     fn settle(mut self, plan: &SandboxPlan) -> Visit {
-        let due = self.known.as_ref().is_none_or(|it| {
-            self.now.saturating_duration_since(it.visited) >= UPKEEP
-        });
-        let (held, routes, visited) = match self.known.take() {
-            Some(Known { cookie: _, held, routes, visited }) => (Some(held), routes, visited),
-            None => (None, BTreeSet::new(), self.now),
-        };
-        let routes = self.settle_routes(plan, routes, due);
-        let held = match self.settle_table(held, &plan.balances, due) {
+        let due = self
+            .known
+            .as_ref()
+            .is_none_or(|it| self.now.saturating_duration_since(it.visited) >= UPKEEP);
+        let known = self.known.take();
+        let (there, visited) = known
+            .as_ref()
+            .map_or((BTreeSet::new(), self.now), |it| (it.routes.clone(), it.visited));
+        let routes = self.settle_routes(plan, there, due);
+        let held = match self.settle_table(known.as_ref(), &plan.balances, due) {
             Ok(held) => held,
-            Err(error) => {
-                self.failures.push(error.into());
-                let Self { changes, failures, .. } = self;
-                return Visit { known: None, changes, failures };
-            }
+            Err(error) => return self.lost(error.into()),
         };
-        self.cut(plan);
+        if let Err(error) = self.cut(plan) {
+            return self.lost(error.into());
+        }
         let visited = if due { self.now } else { visited };
         let Self { cookie, changes, failures, .. } = self;
         Visit { known: Some(Known { cookie, held, routes, visited }), changes, failures }
+    }
+
+    /// The visit ends with nothing known: the next one reads back and tries all of it again.
+    fn lost(self, error: SandboxError) -> Visit {
+        let Self { changes, mut failures, .. } = self;
+        failures.push(error);
+        Visit { known: None, changes, failures }
     }
 
     fn settle_routes(
@@ -221,18 +242,17 @@ impl Visitor {
         }
     }
 
-    /// Makes the table hold `want`. `held` is what it is believed to hold, if anything is believed.
+    /// Makes the table hold `want`, with what is known of it if that is still so.
     fn settle_table(
         &mut self,
-        held: Option<Option<Held>>,
+        known: Option<&Known>,
         want: &Arc<Balances>,
         due: bool,
     ) -> Result<Option<Held>, NftError> {
         let mut socket = Socket::open(&self.netns)?;
-        if let Some(held) = held {
-            let believed = !due || readback::is_there(&mut socket)? == held.is_some();
-            if believed {
-                match self.write(&mut socket, held, want, due) {
+        if let Some(Known { held, .. }) = known {
+            if !due || readback::is_there(&mut socket)? == held.is_some() {
+                match self.write(&mut socket, held.as_ref(), want, due) {
                     Ok(held) => return Ok(held),
                     // Somebody else changed the table: what it holds is no longer what is known.
                     Err(error) => tracing::debug!(%error, "reading the table back"),
@@ -252,26 +272,26 @@ impl Visitor {
             }
         };
         self.suspect.extend(want.keys());
-        self.write(&mut socket, held, want, true)
+        self.write(&mut socket, held.as_ref(), want, true)
     }
 
     /// Brings the table from `held` to `want`, in one transaction.
     fn write(
         &mut self,
         socket: &mut Socket,
-        held: Option<Held>,
+        held: Option<&Held>,
         want: &Arc<Balances>,
         revive: bool,
     ) -> Result<Option<Held>, NftError> {
         let nothing = Balances::new();
-        let changes = diff_balances(held.as_ref().map_or(&nothing, |it| &it.balances), want);
+        let changes = diff_balances(held.map_or(&nothing, |it| &it.balances), want);
         if want.is_empty() {
             if held.is_some() {
                 self.remove(socket)?;
             }
             return Ok(None);
         }
-        let amended = held.as_ref().and_then(|it| ruleset::amended(it, &changes, want, self.seed));
+        let amended = held.and_then(|it| ruleset::amended(it, &changes, want, self.seed));
         let (mut batch, held) = amended.unwrap_or_else(|| ruleset::whole(want, self.seed));
         if revive {
             ruleset::revive(&mut batch);
@@ -296,9 +316,9 @@ impl Visitor {
     /// Deletes what conntrack remembers of flows that go nowhere: those to tasks that are gone,
     /// and those that began before the table was there and that nobody has answered. What
     /// somebody answered without us (the engine's own balancing) goes on.
-    fn cut(&mut self, plan: &SandboxPlan) {
+    fn cut(&self, plan: &SandboxPlan) -> Result<(), ConntrackError> {
         if self.suspect.is_empty() {
-            return;
+            return Ok(());
         }
         let suspect = &self.suspect;
         let doomed = |flow: &Flow| {
@@ -309,11 +329,11 @@ impl Visitor {
                 !alive && (flow.nat || !flow.replied)
             })
         };
-        match conntrack::delete_matching(&self.netns, doomed) {
-            Ok(0) => {}
-            Ok(cut) => tracing::debug!(netns = %self.netns.path().display(), cut, "cut connections"),
-            Err(error) => self.failures.push(error.into()),
+        let cut = conntrack::delete_matching(&self.netns, doomed)?;
+        if cut > 0 {
+            tracing::debug!(netns = %self.netns.path().display(), cut, "cut connections");
         }
+        Ok(())
     }
 }
 

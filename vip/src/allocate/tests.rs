@@ -154,8 +154,8 @@ proptest! {
             let ranges: Vec<_> = got.leases.blocks.keys().collect();
             for (range, block) in &got.leases.blocks {
                 prop_assert!(ground.pool.contains(range));
-                prop_assert!(!ground.subnets.iter().any(|it| overlap(it, range)));
-                prop_assert_eq!(ranges.iter().filter(|it| overlap(it, range)).count(), 1);
+                prop_assert!(!ground.subnets.iter().any(|it| overlap(*it, *range)));
+                prop_assert_eq!(ranges.iter().filter(|it| overlap(***it, *range)).count(), 1);
                 for address in block.leases.keys() {
                     prop_assert!(range.contains(address) && !ground.taken.contains(address));
                 }

@@ -1,0 +1,228 @@
+//! Drives the plan into every namespace, a few at a time, and looks after what is there.
+//!
+//! Invariants
+//! - *no sandbox waits for another*: what fails in one is a note on it, and is tried again; those
+//!   that are known come before those that are new, because their changes are short;
+//! - *nothing lost*: an address is on disk before a restart could forget it, and published before
+//!   it is balanced;
+//! - *nothing of the runtime blocks*: namespaces are visited on threads for blocking work;
+//! - *stopping changes nothing*: tables stay and work for ten minutes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use registry::id::SandboxId;
+use registry::{Consumer, Notes, Outcome, Snapshot};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::compile::{Config, compile};
+use crate::layout::Seed;
+use crate::lease::Leases;
+use crate::lease_file::{LeaseFile, WriteError};
+use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
+use crate::sandbox::{self, Known, UPKEEP, Visit};
+
+/// How many namespaces are visited at the same time. Transactions of different namespaces do not
+/// wait for each other in the kernel; more than this only takes processors from the containers.
+const AT_ONCE: usize = 4;
+
+/// The VIP manager.
+#[derive(Debug)]
+pub struct Vip {
+    config: Config,
+    file: LeaseFile,
+    /// As of the last plan, or of the file.
+    leases: Arc<Leases>,
+    /// What the file says, if it was written.
+    stored: Option<Arc<Leases>>,
+    /// What reading the file had to say: it stays true until the next start.
+    loading: Notes,
+    addresses: watch::Sender<Arc<Addresses>>,
+    /// The tables of the last plan, to be shared by the next.
+    tables: BTreeMap<SandboxId, Arc<Balances>>,
+    sandboxes: BTreeMap<SandboxId, Visited>,
+}
+
+/// A sandbox that was visited.
+#[derive(Debug)]
+struct Visited {
+    netns: PathBuf,
+    known: Known,
+}
+
+/// One visit to be made.
+#[derive(Debug)]
+enum Errand {
+    Settle { id: SandboxId, plan: SandboxPlan, known: Option<Known> },
+    Leave { id: SandboxId, visited: Visited },
+    Store(Arc<Leases>),
+}
+
+/// How it went.
+enum Done {
+    Visited { id: SandboxId, name: String, netns: PathBuf, visit: Visit },
+    Stored(Result<Arc<Leases>, WriteError>),
+}
+
+impl Vip {
+    /// Reads the leases of the last run. Every VIP is published through `addresses` as soon as it
+    /// is known, for the resolver.
+    pub fn new(config: Config, addresses: watch::Sender<Arc<Addresses>>) -> Self {
+        let file = LeaseFile::in_dir(&config.state_dir);
+        let (leases, loading) = file.load();
+        let leases = Arc::new(leases);
+        let stored = Some(Arc::clone(&leases));
+        let (tables, sandboxes) = (BTreeMap::new(), BTreeMap::new());
+        Self { config, file, leases, stored, loading, addresses, tables, sandboxes }
+    }
+
+    /// What is to be done for `plan`, what is shortest first.
+    fn errands(&mut self, plan: &Plan, now: Instant) -> VecDeque<Errand> {
+        let mut errands = VecDeque::new();
+        if self.stored.as_ref() != Some(&plan.leases) {
+            errands.push_back(Errand::Store(Arc::clone(&plan.leases)));
+        }
+        let mut new = Vec::new();
+        for (id, plan) in &plan.sandboxes {
+            let (id, plan) = (id.clone(), plan.clone());
+            match self.sandboxes.remove(&id) {
+                Some(visited)
+                    if visited.netns == plan.netns && visited.known.is_content(&plan, now) =>
+                {
+                    self.sandboxes.insert(id, visited);
+                }
+                Some(visited) if visited.netns == plan.netns => {
+                    let known = Some(visited.known);
+                    errands.push_back(Errand::Settle { id, plan, known });
+                }
+                Some(_) | None => new.push(Errand::Settle { id, plan, known: None }),
+            }
+        }
+        let gone: Vec<_> =
+            self.sandboxes.keys().filter(|id| !plan.sandboxes.contains_key(id)).cloned().collect();
+        for id in gone {
+            if let Some(visited) = self.sandboxes.remove(&id) {
+                errands.push_back(Errand::Leave { id, visited });
+            }
+        }
+        errands.extend(new);
+        errands
+    }
+
+    fn account(&mut self, done: Done, outcome: &mut Outcome) {
+        match done {
+            Done::Visited { id, name, netns, visit } => {
+                let Visit { known, changes, failures } = visit;
+                outcome.changes += changes;
+                for failure in failures {
+                    let remedy = failure.remedy().unwrap_or("none needed: it is tried again");
+                    let subject = format!("sandbox {name}");
+                    outcome.failures.error(subject, "vip", chain(&failure), remedy);
+                }
+                if let Some(known) = known {
+                    self.sandboxes.insert(id, Visited { netns, known });
+                }
+            }
+            Done::Stored(Ok(leases)) => self.stored = Some(leases),
+            Done::Stored(Err(error)) => outcome.failures.error(
+                "vip leases",
+                "",
+                format!("{}; after a restart allocated VIPs may change", chain(&error)),
+                "make `state_dir` writable and see that its disk is not full",
+            ),
+        }
+    }
+}
+
+impl Consumer for Vip {
+    const NAME: &'static str = "vip";
+    type Plan = Plan;
+
+    fn compile(&mut self, snapshot: &Snapshot) -> (Plan, Notes) {
+        let (plan, mut notes) = compile(snapshot, &self.leases, now_ms(), &self.config);
+        let plan = plan.sharing(&self.tables);
+        self.tables =
+            plan.sandboxes.iter().map(|(id, it)| (id.clone(), Arc::clone(&it.balances))).collect();
+        self.leases = Arc::clone(&plan.leases);
+        self.addresses.send_if_modified(|published| {
+            let news = *published != plan.addresses;
+            if news {
+                *published = Arc::clone(&plan.addresses);
+            }
+            news
+        });
+        notes.extend(self.loading.clone());
+        (plan, notes)
+    }
+
+    async fn apply(&mut self, plan: &Arc<Plan>) -> Outcome {
+        let now = Instant::now();
+        let mut outcome = Outcome::default();
+        let mut errands = self.errands(plan, now);
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < AT_ONCE
+                && let Some(errand) = errands.pop_front()
+            {
+                let file = self.file.clone();
+                running.spawn_blocking(move || errand.run(&file, now));
+            }
+            match running.join_next().await {
+                Some(Ok(done)) => self.account(done, &mut outcome),
+                // What was known of that sandbox is lost with it; the next visit reads back.
+                Some(Err(error)) => outcome.failures.error(
+                    "vip",
+                    "",
+                    format!("a visit of a sandbox failed: {error}"),
+                    "none needed: it is tried again; report it as a bug",
+                ),
+                None => return outcome,
+            }
+        }
+    }
+
+    fn upkeep(&self) -> Option<Duration> {
+        Some(UPKEEP)
+    }
+}
+
+impl Errand {
+    fn run(self, file: &LeaseFile, now: Instant) -> Done {
+        match self {
+            Self::Settle { id, plan, known } => {
+                let visit = sandbox::visit(&plan, Seed::of(id.as_str()), known, now);
+                Done::Visited { id, name: plan.name, netns: plan.netns, visit }
+            }
+            Self::Leave { id, visited: Visited { netns, known } } => {
+                let visit = sandbox::leave(&netns, known);
+                Done::Visited { name: id.as_str().to_owned(), id, netns, visit }
+            }
+            Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Milliseconds since the epoch.
+fn now_ms() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "the edge: leases outlive the process's clocks")]
+    let now = std::time::SystemTime::now();
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,206 @@
+//! VIPs in real namespaces: who answers, who is refused, what survives a change.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on panics"
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr};
+
+use support::{Text, World, ask};
+
+const WEB: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 2);
+const APP: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 3);
+
+/// How often each answered.
+fn shares(names: &[String]) -> BTreeMap<&str, usize> {
+    names.iter().fold(BTreeMap::new(), |mut shares, name| {
+        *shares.entry(name.as_str()).or_default() += 1;
+        shares
+    })
+}
+
+#[tokio::test]
+async fn connections_are_spread_evenly_over_the_tasks() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 4, 11);
+    let client = world.host("client", 100);
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 4, 11);
+    world.manager().make(&text.sandbox(&client, &world.path("client")).0).await;
+    let shares_of_40 = [("web.1", 10), ("web.2", 10), ("web.3", 10), ("web.4", 10)].into();
+    assert_eq!(shares(&client.calls(WEB, 40)), shares_of_40);
+}
+
+#[tokio::test]
+async fn two_services_called_in_turns_each_spread_evenly() {
+    let mut world = World::new();
+    let _web = world.tasks("web", 2, 11);
+    let _app = world.tasks("app", 2, 21);
+    let client = world.host("client", 100);
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 2, 11);
+    let text = text.service("app", Some("10.20.1.3")).tasks("app", 2, 21);
+    world.manager().make(&text.sandbox(&client, &world.path("client")).0).await;
+    let (mut web, mut app) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        web.push(client.call(WEB).unwrap());
+        app.push(client.call(APP).unwrap());
+    }
+    assert_eq!(shares(&web), [("web.1", 2), ("web.2", 2)].into());
+    assert_eq!(shares(&app), [("app.1", 2), ("app.2", 2)].into());
+}
+
+#[tokio::test]
+async fn a_task_reaches_all_tasks_of_its_own_service_itself_included() {
+    let mut world = World::new();
+    let tasks = world.tasks("web", 2, 11);
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 2, 11);
+    world.manager().make(&text.sandbox(&tasks[0], &world.path("web.1")).0).await;
+    assert_eq!(shares(&tasks[0].calls(WEB, 10)), [("web.1", 5), ("web.2", 5)].into());
+}
+
+#[tokio::test]
+async fn a_vip_answers_ping_and_udp_from_its_own_address() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 2, 11);
+    let client = world.host("client", 100);
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 2, 11);
+    world.manager().make(&text.sandbox(&client, &world.path("client")).0).await;
+    client.ping(WEB).unwrap();
+    let mut names: Vec<_> = (0..2).map(|_| ask(&client.datagrams(), WEB).unwrap()).collect();
+    names.sort();
+    let vip = IpAddr::V4(WEB);
+    assert_eq!(names, [("web.1".to_owned(), vip), ("web.2".to_owned(), vip)]);
+}
+
+#[tokio::test]
+async fn a_service_scaled_to_nothing_refuses_at_once_and_comes_back() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 1, 11);
+    let client = world.host("client", 100);
+    let mut manager = world.manager();
+    let service = || Text::new().service("web", Some("10.20.1.2"));
+    let path = world.path("client");
+    let none = service().sandbox(&client, &path).0;
+    let one = service().tasks("web", 1, 11).sandbox(&client, &path).0;
+    assert_eq!(manager.make(&none).await, 1, "the VIP");
+    let begun = tokio::time::Instant::now();
+    for _ in 0..10 {
+        assert_eq!(client.call(WEB).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+    assert!(begun.elapsed().as_millis() < 100, "{:?} for 10", begun.elapsed());
+    assert_eq!(
+        refusal_of_udp(&client),
+        [ErrorKind::PermissionDenied, ErrorKind::ConnectionRefused]
+    );
+    assert_eq!(manager.make(&one).await, 1, "its slots");
+    assert_eq!(client.call(WEB).unwrap(), "web.1");
+    assert_eq!(manager.make(&none).await, 2, "its slots, and the connections to the task");
+    assert_eq!(client.call(WEB).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+/// What sending says (the packet was dropped on its way out), and what waiting says (port
+/// unreachable). Errors reach connected UDP sockets only.
+fn refusal_of_udp(client: &support::Host) -> [ErrorKind; 2] {
+    let socket = client.datagrams();
+    socket.connect((WEB, support::PORT)).unwrap();
+    let sent = socket.send(b"?").unwrap_err().kind();
+    [sent, socket.recv(&mut [0; 64]).unwrap_err().kind()]
+}
+
+#[tokio::test]
+async fn an_open_connection_stays_with_its_task_while_that_drains() {
+    let mut world = World::new();
+    let tasks = world.tasks("web", 2, 11);
+    let client = world.host("client", 100);
+    let mut manager = world.manager();
+    let path = world.path("client");
+    let text = |state: &str| {
+        let text = Text::new().service("web", Some("10.20.1.2"));
+        let text = text.task("web", 1, 11, state).task("web", 2, 12, "serving");
+        text.sandbox(&client, &path).0
+    };
+    manager.make(&text("serving")).await;
+    let sockets: Vec<_> = (0..2).map(|_| client.datagrams()).collect();
+    let before: Vec<_> = sockets.iter().map(|it| ask(it, WEB).unwrap().0).collect();
+    assert_eq!(shares(&before), [("web.1", 1), ("web.2", 1)].into());
+
+    manager.make(&text("draining")).await;
+    let during: Vec<_> = sockets.iter().map(|it| ask(it, WEB).unwrap().0).collect();
+    assert_eq!(during, before, "flows stay");
+    assert_eq!(shares(&client.calls(WEB, 6)), [("web.2", 6)].into(), "new ones go elsewhere");
+
+    manager.make(&text("stopped")).await;
+    let after: Vec<_> = sockets.iter().map(|it| ask(it, WEB).unwrap().0).collect();
+    assert_eq!(shares(&after), [("web.2", 2)].into(), "flows to a task that is gone move");
+    drop(tasks);
+}
+
+#[tokio::test]
+async fn an_allocated_vip_is_reached_over_its_route() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 2, 11);
+    let client = world.host("client", 100);
+    // Another way out, as docker_gwbridge is, with the default route.
+    let other = "192.168.77.5/24".parse().unwrap();
+    kernel::link::add_veth(&client.netns, "gw0", "gw1", &client.netns).unwrap();
+    kernel::link::add_address(&client.netns, "gw0", other).unwrap();
+    kernel::link::set_up(&client.netns, "gw0").unwrap();
+    kernel::link::set_up(&client.netns, "gw1").unwrap();
+    let default = kernel::route::Route {
+        destination: "0.0.0.0/0".parse().unwrap(),
+        device: "gw0".to_owned(),
+        source: None,
+        gateway: Some("192.168.77.1".parse().unwrap()),
+        protocol: 4,
+    };
+    kernel::route::add_route(&client.netns, &default).unwrap();
+    let mut manager = world.manager();
+    let path = world.path("client");
+    let text = Text::new().service("web", None).tasks("web", 2, 11).sandbox(&client, &path).0;
+    assert_eq!(manager.make(&text).await, 2, "the VIP and its route");
+    let published = manager.addresses.borrow().clone();
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    let key = ("web".into(), "frontend".into());
+    assert_eq!(*published, [(key, IpAddr::V4(vip))].into());
+    assert_eq!(shares(&client.calls(vip, 4)), [("web.1", 2), ("web.2", 2)].into());
+
+    let dnsrr = text.replace("name = \"web\"\n", "name = \"web\"\nmode = \"dnsrr\"\n");
+    assert_eq!(manager.make(&dnsrr).await, 2, "the table and the route");
+    let routes = kernel::route::routes(&client.netns).unwrap();
+    assert!(routes.iter().all(|it| it.protocol != kernel::route::PROTOCOL), "{routes:?}");
+    assert_eq!(*manager.addresses.borrow().clone(), BTreeMap::new());
+}
+
+#[tokio::test]
+async fn what_was_tried_before_the_table_existed_works_once_it_does() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 1, 11);
+    let client = world.host("client", 100);
+    // Conntrack is on in a namespace once anything asks for it: as the engine's own NAT does.
+    let mut nat = kernel::nft::Batch::new();
+    let table = kernel::nft::Table { family: kernel::nft::Family::Ip, name: "engine" };
+    nat.add_table(table, false);
+    let hook = kernel::nft::Hook {
+        kind: kernel::nft::ChainKind::Nat,
+        point: kernel::nft::HookPoint::Output,
+        priority: -100,
+    };
+    nat.add_chain(table, "output", Some(hook));
+    let look = kernel::nft::Expr::Ct { key: kernel::nft::CtKey::State, to: 0 };
+    nat.add_rule(table, "output", &[look], b"");
+    kernel::nft::Socket::open(&client.netns).unwrap().commit(&nat).unwrap();
+    let socket = client.datagrams();
+    // A neighbour that does not answer would hold the packet back: somebody has to be there.
+    let _vip_owner = world.host("elsewhere", 2);
+    socket.send_to(b"?", (WEB, support::PORT)).unwrap();
+    let flows = kernel::conntrack::flows(&client.netns).unwrap();
+    assert_eq!(flows.len(), 1, "{flows:?}");
+
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 1, 11);
+    world.manager().make(&text.sandbox(&client, &world.path("client")).0).await;
+    assert_eq!(ask(&socket, WEB).unwrap().0, "web.1");
+}

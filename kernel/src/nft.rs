@@ -52,8 +52,12 @@ pub enum NftError {
         /// The refusal.
         source: io::Error,
     },
-    /// Another process owns the table, or what is to be removed or replaced is in use.
-    #[error("cannot {what}: another process owns it, or it is in use (message {index})")]
+    /// Another process owns the table, what is to be removed is in use, or what is to be added is
+    /// there already and differs.
+    #[error(
+        "cannot {what}: another process owns it, it is in use, or it is there already and differs \
+         (message {index} of the transaction)"
+    )]
     Busy {
         /// What was attempted.
         what: String,
@@ -168,7 +172,7 @@ fn refusal_of(batch: &Batch, refusal: Refusal) -> NftError {
         libc::ENOENT => NftError::Absent { what, index },
         EOPNOTSUPP => NftError::Unsupported { what, index, source },
         // Whether the process may change anything was asked at the batch's begin.
-        libc::EPERM | libc::EBUSY => NftError::Busy { what, index, source },
+        libc::EPERM | libc::EBUSY | libc::EEXIST => NftError::Busy { what, index, source },
         _ => {
             let explanation =
                 if explanation.is_empty() { explanation } else { format!(": {explanation}") };

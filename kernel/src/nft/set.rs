@@ -29,11 +29,11 @@ pub struct SetSpec<'a> {
 pub enum SetValue {
     /// Nothing: a plain set.
     None,
-    /// A value, loaded by [`Expr::Lookup`].
+    /// A value, loaded by [`Expr::Lookup`](crate::nft::Expr::Lookup).
     Data(KeyType),
     /// Two values after each other, each padded to 4 bytes, e.g. address and port.
     Pair(KeyType, KeyType),
-    /// A verdict, taken by [`Expr::LookupVerdict`].
+    /// A verdict, taken by [`Expr::LookupVerdict`](crate::nft::Expr::LookupVerdict).
     Verdict,
 }
 
@@ -50,8 +50,8 @@ pub enum KeyType {
     InetProto,
     /// Port, 2 bytes in network order (4 in a concatenation: the port, then zeroes).
     InetService,
-    /// A 32-bit number in the host's order: packet marks, and what [`Expr::Numgen`] and
-    /// [`Expr::Jhash`] give.
+    /// A 32-bit number in the host's order: packet marks, and what [`Expr::Numgen`](crate::nft::Expr::Numgen) and
+    /// [`Expr::Jhash`](crate::nft::Expr::Jhash) give.
     Mark,
     /// Interface name, 16 bytes ended with zeroes.
     IfName,
@@ -60,7 +60,7 @@ pub enum KeyType {
 /// One element of a set or map.
 #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Element {
-    /// As [`SetSpec::key`] says; [`concat`] pads the parts.
+    /// As [`SetSpec::key`] says; [`concat()`] pads the parts.
     pub key: Vec<u8>,
     /// As [`SetSpec::value`] says.
     pub value: ElementValue,

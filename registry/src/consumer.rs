@@ -88,10 +88,11 @@ pub async fn drive<C: Consumer>(
         let (plan, notes) = consumer.compile(&snapshot);
         let plan = Arc::new(plan);
         let mut outcome = consumer.apply(&plan).await;
-        log(C::NAME, &snapshot, &notes, &outcome, begun.elapsed());
+        let mut took = begun.elapsed();
+        log(C::NAME, &snapshot, &notes, &outcome, took);
         loop {
             let failed = outcome.failures.has_errors();
-            publish(&reports, &snapshot, &plan, &notes, outcome, begun.elapsed());
+            publish(&reports, &snapshot, &plan, &notes, outcome, took);
             let pause = if failed { Some(backoff.pause()) } else { consumer.upkeep() };
             if !failed {
                 backoff = Backoff::default();
@@ -102,9 +103,11 @@ pub async fn drive<C: Consumer>(
                 () = consumer.nudged() => break,
                 () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
+            let again = Instant::now();
             outcome = consumer.apply(&plan).await;
+            took = again.elapsed();
             if outcome.changes > 0 || (failed && !outcome.failures.has_errors()) {
-                log(C::NAME, &snapshot, &Notes::default(), &outcome, begun.elapsed());
+                log(C::NAME, &snapshot, &Notes::default(), &outcome, took);
             }
         }
     }

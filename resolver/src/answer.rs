@@ -303,7 +303,10 @@ fn unknown(view: &View, key: &str, kind: Kind) -> Verdict {
         zone.completeness == Completeness::Gossip
             && key.strip_suffix(zone.key.as_str()).is_some_and(|it| it.ends_with('.'))
     };
-    if matches!(kind, Kind::A | Kind::AAAA) && view.zones.iter().any(|it| gossip(it)) {
+    // `tasks.ALIAS`: gossip carries no aliases of services either.
+    let tasks = view.asks_engine()
+        && key.strip_prefix("tasks.").is_some_and(|it| !it.is_empty() && !it.contains('.'));
+    if matches!(kind, Kind::A | Kind::AAAA) && (tasks || view.zones.iter().any(|it| gossip(it))) {
         return Verdict::AskEngine;
     }
     outside(view)

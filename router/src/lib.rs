@@ -9,7 +9,7 @@
 //!
 //! Read in this order: [`table`], [`compile`], [`route`], `rewrite`, `balance`, then the way of
 //! a request: `thread`, `guard` (with `framing` and `head`), `serve`, `upstream`, `body`, `answer`;
-//! last [`diff`] and [`apply`].
+//! last [`diff`], [`apply`] and [`explain`](mod@explain).
 
 mod answer;
 pub mod apply;
@@ -19,6 +19,7 @@ mod body;
 pub mod compile;
 pub mod config;
 pub mod diff;
+pub mod explain;
 mod forwarded;
 mod framing;
 mod guard;
@@ -38,4 +39,5 @@ mod upstream;
 
 pub use apply::{Handle, Router, RouterError};
 pub use config::Config;
+pub use explain::{Explanation, explain};
 pub use table::RouteTable;

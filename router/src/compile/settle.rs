@@ -90,7 +90,7 @@ fn conflict(host: &Host, root: &str, owner: &Offer<'_>, other: &Offer<'_>, notes
         )
     } else {
         (
-            format!("`{route}` already belongs to service {}, created earlier", owner.claim.name),
+            format!("`{route}` already belongs to service {}, which came first", owner.claim.name),
             format!(
                 "choose another host or context root, or set `{SHARE}` to the same key on both"
             ),

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use registry::Draft;
+use registry::{Draft, Snapshot};
 use router::compile::Vips;
 use router::{Router, RouterError};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, get};
 use crate::task::Task;
@@ -150,4 +152,33 @@ fn a_listener_made_before_can_be_handed_over() {
     let router = Router::new(config(), given, Some(listener)).unwrap();
     assert_eq!(router.handle().address(), address);
     assert_eq!(get(address, "web.test", "/").status, 404);
+}
+
+#[test]
+fn a_vip_that_is_given_later_is_used_from_then_on() {
+    let task = Task::named("127.0.0.1:0".parse().unwrap(), "task");
+    let vip = SocketAddr::new("127.0.0.2".parse().unwrap(), task.address.port());
+    let _vip = Task::named(vip, "vip");
+    let mut world = Draft { networks: web(&[]).networks, ..Draft::default() };
+    let labels = [("hosts", "web.test"), ("backend_mode", "vip")];
+    add(&mut world, "web", &[task.address], &labels);
+    let snapshot = Arc::new(Snapshot::build(world, 1));
+    let (vips, given) = watch::channel(Arc::new(Vips::new()));
+    let router = Router::new(config(), given, None).unwrap();
+    let address = router.handle().address();
+    let (_worlds, seen) = watch::channel(snapshot);
+    let (reports, mut told) = watch::channel(None);
+    let stop = CancellationToken::new();
+    now(async move {
+        let mut parts = JoinSet::new();
+        parts.spawn(registry::drive(router, seen, reports, stop.clone()));
+        told.wait_for(Option::is_some).await.unwrap();
+        assert_eq!(get(address, "web.test", "/").text(), "task");
+        told.mark_unchanged();
+        vips.send_replace(Arc::new([(("web".into(), "front".into()), vip.ip())].into()));
+        told.changed().await.unwrap();
+        assert_eq!(get(address, "web.test", "/").text(), "vip");
+        stop.cancel();
+        parts.join_next().await.unwrap().unwrap();
+    });
 }

@@ -10,4 +10,5 @@ mod basics;
 mod bodies;
 mod changes;
 mod hostile;
+mod netns;
 mod upstream;

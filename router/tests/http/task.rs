@@ -41,7 +41,15 @@ impl Task {
         address: SocketAddr,
         answer: impl Fn(&mut Asked) -> Then + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        Self::on(TcpListener::bind(address).unwrap(), answer)
+    }
+
+    /// A task that answers each request on `listener` by `answer`.
+    pub(crate) fn on(
+        listener: TcpListener,
+        answer: impl Fn(&mut Asked) -> Then + Send + Sync + 'static,
+    ) -> Self {
+        listener.set_nonblocking(false).unwrap();
         let task = Self {
             address: listener.local_addr().unwrap(),
             connections: Arc::default(),

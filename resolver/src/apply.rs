@@ -107,25 +107,26 @@ struct Order {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// All that is held.
+/// All that is held. Dropped from the top: takeovers are given back while somebody still answers.
 struct Room {
+    sandboxes: BTreeMap<SandboxId, Held>,
+    host: Option<Serving>,
     server: Server,
     door: Door,
-    host: Option<Serving>,
     metrics: Arc<Metrics>,
+    /// Whose sandboxes these are, with the views that they have.
     views: BTreeMap<SandboxId, Arc<View>>,
-    sandboxes: BTreeMap<SandboxId, Held>,
     last_pulse: u64,
     refreshed: Instant,
 }
 
-/// One sandbox that is served.
+/// One sandbox that is served. Dropped from the top, as [`Room`].
 struct Held {
+    /// `None`: it could not be made, or is gone; the next apply tries again.
+    takeover: Option<Takeover>,
     serving: Serving,
     ports: Ports,
     inode: u64,
-    /// `None`: it could not be made, or is gone; the next apply tries again.
-    takeover: Option<Takeover>,
 }
 
 /// Why a sandbox is not served.
@@ -167,8 +168,7 @@ impl Room {
         {
             view.store(Arc::clone(&plan.host));
         }
-        let served = std::mem::take(&mut self.views);
-        let mut views = served.clone();
+        let served = self.views.clone();
         for change in diff(&served, plan) {
             tracing::debug!(%change);
             match change {
@@ -176,16 +176,17 @@ impl Room {
                     if let Some(held) = self.sandboxes.get(&view.sandbox) {
                         held.rezone(view);
                     }
-                    views.insert(view.sandbox.clone(), Arc::clone(view));
+                    self.views.insert(view.sandbox.clone(), Arc::clone(view));
                 }
                 Change::Close(id) => {
                     self.sandboxes.remove(id);
-                    views.remove(id);
+                    self.views.remove(id);
                 }
                 Change::Open(view) => match self.open(view) {
-                    Ok(held) => {
+                    Ok(mut held) => {
+                        held.take_over(view, &mut outcome);
                         self.sandboxes.insert(view.sandbox.clone(), held);
-                        views.insert(view.sandbox.clone(), Arc::clone(view));
+                        self.views.insert(view.sandbox.clone(), Arc::clone(view));
                     }
                     Err(error) => {
                         unopened(&mut outcome.failures, view, &error);
@@ -196,31 +197,12 @@ impl Room {
             outcome.changes += 1;
             self.refresh_if_due();
         }
-        self.views = views;
-        self.take_over(&mut outcome);
-        outcome
-    }
-
-    /// Makes the takeovers that are missing.
-    fn take_over(&mut self, outcome: &mut Outcome) {
-        for (id, held) in self.sandboxes.iter_mut().filter(|(_, it)| it.takeover.is_none()) {
-            let Some(view) = self.views.get(id) else { continue };
-            let made = Netns::open_checked(&view.netns, view.cookie)
-                .map_err(NftError::from)
-                .and_then(|netns| Takeover::make(&netns, held.ports));
-            match made {
-                Ok(takeover) => {
-                    held.takeover = Some(takeover);
-                    outcome.changes += 1;
-                }
-                Err(error) => outcome.failures.error(
-                    format!("sandbox {}", view.name),
-                    "portolan_dns",
-                    format!("still uses the engine's DNS: {}", causes(&error)),
-                    error.remedy().unwrap_or("none needed if the container is stopping"),
-                ),
+        for (id, view) in served.iter().filter(|(id, _)| plan.views.contains_key(*id)) {
+            if let Some(held) = self.sandboxes.get_mut(id).filter(|it| it.takeover.is_none()) {
+                held.take_over(view, &mut outcome);
             }
         }
+        outcome
     }
 
     fn open(&self, view: &Arc<View>) -> Result<Held, OpenError> {
@@ -255,7 +237,7 @@ impl Room {
         self.last_pulse = pulse;
         let views = &mut self.views;
         self.sandboxes.retain(|id, held| {
-            let Some(view) = views.get(id) else { return true }; // being applied
+            let Some(view) = views.get(id) else { return false };
             let gone = !still_there(&view.netns, held.inode);
             if gone || held.serving.ended() {
                 tracing::info!(sandbox = %view.name, gone, "let go");
@@ -278,6 +260,25 @@ impl Room {
 }
 
 impl Held {
+    /// Makes the takeover; where that fails the sandbox keeps the engine's DNS.
+    fn take_over(&mut self, view: &View, outcome: &mut Outcome) {
+        let made = Netns::open_checked(&view.netns, view.cookie)
+            .map_err(NftError::from)
+            .and_then(|netns| Takeover::make(&netns, self.ports));
+        match made {
+            Ok(takeover) => {
+                self.takeover = Some(takeover);
+                outcome.changes += 1;
+            }
+            Err(error) => outcome.failures.error(
+                format!("sandbox {}", view.name),
+                "portolan_dns",
+                format!("still uses the engine's DNS: {}", causes(&error)),
+                error.remedy().unwrap_or("none needed if the container is stopping"),
+            ),
+        }
+    }
+
     fn rezone(&self, view: &Arc<View>) {
         if let Desk::Sandbox(desk) = &*self.serving.desk {
             desk.view.store(Arc::clone(view));

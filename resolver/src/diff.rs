@@ -22,7 +22,8 @@ pub enum Change<'a> {
     Open(&'a Arc<View>),
 }
 
-/// What leads from the sandboxes that are served to those of `plan`: first what only swaps a
+/// What leads from the sandboxes that are served to those of `plan`, which shares its zones with
+/// the plan that they are from ([`Plan::sharing_with`]): first what only swaps a
 /// pointer, then what frees, then what opens. A sandbox whose namespace is another one is closed
 /// and opened.
 pub fn diff<'a>(served: &'a BTreeMap<SandboxId, Arc<View>>, plan: &'a Plan) -> Vec<Change<'a>> {
@@ -31,7 +32,7 @@ pub fn diff<'a>(served: &'a BTreeMap<SandboxId, Arc<View>>, plan: &'a Plan) -> V
     let moved = |old: &View, new: &View| place(old) != place(new);
     let rezoned = views.iter().filter_map(|(id, new)| {
         let old = served.get(id)?;
-        (!moved(old, new) && old != new).then_some(Change::Rezone(new))
+        (!moved(old, new) && !old.same_sharing(new)).then_some(Change::Rezone(new))
     });
     let closed = served
         .iter()

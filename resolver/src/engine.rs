@@ -126,7 +126,14 @@ pub(crate) async fn ask(
     let reply = match first_reply(door, engine, &asked).await {
         Heard::Reply(reply) => reply,
         Heard::NoEngine => return said(Answer::no_name(ttl)),
-        Heard::Nothing => return encode::refusal(query, Rcode::SERVFAIL, Reason::EngineSilent),
+        Heard::Nothing => {
+            return encode::refusal(
+                query,
+                Rcode::SERVFAIL,
+                Reason::EngineSilent,
+                Recursion::Offered,
+            );
+        }
     };
     let single = query.name.labels().nth(1).is_none();
     match reply.code {
@@ -136,7 +143,7 @@ pub(crate) async fn ask(
         Rcode::NOERROR => hand_on(reply, query, transport, ttl),
         Rcode::NXDOMAIN => said(Answer::no_name(ttl)),
         _ if single => said(Answer::no_name(ttl)),
-        code => encode::refusal(query, code, Reason::Plain),
+        code => encode::refusal(query, code, Reason::Plain, Recursion::Offered),
     }
 }
 
@@ -167,7 +174,7 @@ async fn first_reply(door: &Door, engine: &Engine, query: &Query) -> Heard {
 fn hand_on(reply: Reply, query: &Query, transport: Transport, ttl: u32) -> Vec<u8> {
     match reply.capped(ttl, query.edns.is_some()) {
         Some(reply) => reply.for_client(query, transport),
-        None => encode::refusal(query, Rcode::SERVFAIL, Reason::EngineSilent),
+        None => encode::refusal(query, Rcode::SERVFAIL, Reason::EngineSilent, Recursion::Offered),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::answer::Reason;
 use crate::chance;
 use crate::wire::encode::{self, OUR_UDP};
 use crate::wire::reply::{self, Reply};
-use crate::wire::{Edns, Query, Rcode, Transport};
+use crate::wire::{Edns, Query, Rcode, Recursion, Transport};
 
 /// The namespace of a sandbox.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -60,7 +60,7 @@ pub(crate) async fn forward(
     }
     match second_best {
         Some(reply) => reply.for_client(query, transport),
-        None => encode::refusal(query, Rcode::SERVFAIL, Reason::Unreachable),
+        None => encode::refusal(query, Rcode::SERVFAIL, Reason::Unreachable, Recursion::Offered),
     }
 }
 

@@ -167,6 +167,33 @@ pub struct HostView {
 }
 
 impl View {
+    /// Whether the two say the same, where equal zones are one: as [`Plan::sharing_with`] leaves
+    /// them. Costs a pointer for each zone, however many names it has.
+    pub(crate) fn same_sharing(&self, other: &Self) -> bool {
+        let Self {
+            sandbox,
+            name,
+            netns,
+            cookie,
+            zones,
+            subnets,
+            links,
+            outside,
+            forward_single_label,
+            ttl,
+        } = self;
+        *sandbox == other.sandbox
+            && *name == other.name
+            && *netns == other.netns
+            && *cookie == other.cookie
+            && same_zones(zones, &other.zones)
+            && *subnets == other.subnets
+            && *links == other.links
+            && *outside == other.outside
+            && *forward_single_label == other.forward_single_label
+            && *ttl == other.ttl
+    }
+
     /// Whether the engine's own resolver may know names that the registry does not.
     pub fn asks_engine(&self) -> bool {
         self.zones.iter().any(|it| it.completeness == Completeness::Gossip)
@@ -195,13 +222,17 @@ impl Plan {
         share(&mut Arc::make_mut(&mut self.host).zones);
         for (id, view) in &mut self.views {
             share(&mut Arc::make_mut(view).zones);
-            if let Some(known) = old.views.get(id).filter(|it| *it == view) {
+            if let Some(known) = old.views.get(id).filter(|it| it.same_sharing(view)) {
                 *view = Arc::clone(known);
             }
         }
-        if self.host == old.host {
+        if same_zones(&self.host.zones, &old.host.zones) && self.host == old.host {
             self.host = Arc::clone(&old.host);
         }
         self
     }
+}
+
+fn same_zones(one: &[Arc<Zone>], other: &[Arc<Zone>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b))
 }

@@ -90,7 +90,7 @@ fn step(
         Verdict::Refuse(code, reason) => {
             Metrics::count(&metrics.refused);
             metrics.replied(code);
-            Step::Reply(wire::refusal(&query, code, reason))
+            Step::Reply(wire::refusal(&query, code, reason, recursion))
         }
         Verdict::Forward => {
             Metrics::count(&metrics.from_upstream);

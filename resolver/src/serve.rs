@@ -29,7 +29,7 @@ use crate::forward::forward;
 use crate::metrics::Metrics;
 use crate::plan::{HostView, Outside, View};
 use crate::respond::{Step, Whom, respond_counted, respond_host};
-use crate::wire::{self, Query, Rcode, Transport};
+use crate::wire::{self, Query, Rcode, Recursion, Transport};
 
 /// The thread that answers.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Desk {
     fn leave(&self, query: &Query) -> Result<OwnedSemaphorePermit, Vec<u8>> {
         let refused = |code, reason| {
             self.metrics().replied(code);
-            wire::refusal(query, code, reason)
+            wire::refusal(query, code, reason, Recursion::Offered)
         };
         let Self::Sandbox(desk) = self else {
             return Err(refused(Rcode::REFUSED, Reason::Plain)); // the host's view never asks
@@ -180,7 +180,7 @@ impl Desk {
     /// The reply of somebody else to `query`.
     async fn ask(&self, query: &Query, whom: Whom, transport: Transport) -> Vec<u8> {
         let Self::Sandbox(desk) = self else {
-            return wire::refusal(query, Rcode::REFUSED, Reason::Plain);
+            return wire::refusal(query, Rcode::REFUSED, Reason::Plain, Recursion::Offered);
         };
         let view = desk.view.load_full();
         let reply = match (whom, &view.outside) {
@@ -192,10 +192,10 @@ impl Desk {
             }
             // The view changed between the question and here.
             (Whom::Upstream, Outside::Internal) => {
-                wire::refusal(query, Rcode::SERVFAIL, Reason::Internal)
+                wire::refusal(query, Rcode::SERVFAIL, Reason::Internal, Recursion::Offered)
             }
             (Whom::Upstream, Outside::NoServers) => {
-                wire::refusal(query, Rcode::SERVFAIL, Reason::NoServers)
+                wire::refusal(query, Rcode::SERVFAIL, Reason::NoServers, Recursion::Offered)
             }
         };
         if let Some(header) = wire::Header::read(&reply) {

@@ -76,6 +76,18 @@ impl Takeover {
     }
 }
 
+impl Drop for Takeover {
+    fn drop(&mut self) {
+        // The kernel drops the table with the socket, in some 13 ms; this takes microseconds, and a
+        // host with many sandboxes gives them all back before a client asks twice.
+        let mut batch = Batch::new();
+        batch.delete_table(TABLE);
+        if let Err(error) = self.socket.commit(&batch) {
+            tracing::debug!(%error, "the table goes with its socket");
+        }
+    }
+}
+
 /// Removes what is left of the resolver in a namespace: `true`, if something was. A table that a
 /// running portolan owns stays, with [`NftError::Busy`] or [`NftError::Denied`].
 pub fn cleanup(netns: &Netns) -> Result<bool, NftError> {

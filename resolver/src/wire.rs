@@ -130,9 +130,10 @@ pub fn read(octets: &[u8]) -> Inbound {
     }
     match question(octets, &header) {
         Some((query, opt)) => match opt {
-            Some(opt) if opt.version != 0 => {
-                Inbound::Refused(Rcode::BADVERS, refusal(&query, Rcode::BADVERS, Reason::Plain))
-            }
+            Some(opt) if opt.version != 0 => Inbound::Refused(
+                Rcode::BADVERS,
+                refusal(&query, Rcode::BADVERS, Reason::Plain, Recursion::Offered),
+            ),
             Some(_) | None => Inbound::Query(query),
         },
         None => header.refused(Rcode::FORMERR),

@@ -391,6 +391,21 @@ fn the_engine_is_asked_where_the_registry_may_be_incomplete() {
 }
 
 #[test]
+fn what_the_engine_says_of_a_service_is_never_our_own_word() {
+    let sandbox = Sandbox::new();
+    let mut driven = Driven::new(None);
+    driven.apply(&small_world(&sandbox)); // ours is there first, and knows the name
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = resolver::EngineClient::open().unwrap();
+    let cookie = sandbox.netns().cookie().unwrap();
+    let ask = |cookie| runtime.block_on(client.addresses(&sandbox.path(), cookie, "web"));
+    assert_eq!(ask(cookie), None);
+    let _engine = sandbox.engine(Ipv4Addr::new(203, 0, 113, 9));
+    assert_eq!(ask(cookie), Some(vec![Ipv4Addr::new(203, 0, 113, 9)]));
+    assert_eq!(ask(cookie + 1), None);
+}
+
+#[test]
 fn without_an_engine_unknown_names_do_not_exist() {
     let sandbox = Sandbox::new();
     let mut driven = Driven::new(None);

@@ -71,8 +71,8 @@ pub fn answer(
 }
 
 /// A reply with no answer but a code, and to those who have EDNS the reason.
-pub fn refusal(query: &Query, code: Rcode, reason: Reason) -> Vec<u8> {
-    Reply::begin(query, code, Recursion::Offered).end(query, reason)
+pub fn refusal(query: &Query, code: Rcode, reason: Reason, recursion: Recursion) -> Vec<u8> {
+    Reply::begin(query, code, recursion).end(query, reason)
 }
 
 /// The reply that says: ask again over TCP.

@@ -195,10 +195,20 @@ fn minimal_answers_to_any_are_hinfo() {
 #[test]
 fn reasons_go_to_those_who_have_edns() {
     let edns = Some(Edns { size: 1232, dnssec_ok: false });
-    let with = refusal(&asked("a.b", Kind::A, edns), Rcode::SERVFAIL, Reason::Internal);
+    let with = refusal(
+        &asked("a.b", Kind::A, edns),
+        Rcode::SERVFAIL,
+        Reason::Internal,
+        Recursion::Offered,
+    );
     assert!(with.windows(8).any(|it| it == b"internal"));
     assert_eq!(u16::from(parsed(&with).metadata.response_code), 2);
-    let without = refusal(&asked("a.b", Kind::A, None), Rcode::SERVFAIL, Reason::Internal);
+    let without = refusal(
+        &asked("a.b", Kind::A, None),
+        Rcode::SERVFAIL,
+        Reason::Internal,
+        Recursion::Offered,
+    );
     assert_eq!(without.len(), HEADER + 9);
 }
 

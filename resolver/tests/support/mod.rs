@@ -1,5 +1,6 @@
 //! What the tests on real namespaces share: a sandbox to ask from, servers to be asked, and a
 //! resolver over a world in TOML.
+#![allow(dead_code, clippy::allow_attributes, reason = "each of its users takes its part")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -158,7 +159,7 @@ fn serve_stream(mut stream: TcpStream, answer: &impl Fn(&[u8]) -> Option<Vec<u8>
     stream.read_exact(&mut query).unwrap();
     query.push(255);
     let reply = answer(&query).unwrap();
-    stream.write_all(&(reply.len() as u16).to_be_bytes()).unwrap();
+    stream.write_all(&u16::try_from(reply.len()).unwrap().to_be_bytes()).unwrap();
     stream.write_all(&reply).unwrap();
 }
 
@@ -177,7 +178,7 @@ pub(crate) fn reply(query: &[u8], code: u8, addresses: &[Ipv4Addr]) -> Vec<u8> {
     let mut reply = query[..end + 5].to_vec();
     reply[2] |= 0x80;
     reply[3] = 0x80 | code;
-    reply[4..12].copy_from_slice(&[0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
+    reply[4..12].copy_from_slice(&[0, 1, 0, u8::try_from(addresses.len()).unwrap(), 0, 0, 0, 0]);
     for address in addresses {
         reply.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\x02\x58\0\x04");
         reply.extend_from_slice(&address.octets());
@@ -220,6 +221,19 @@ impl Driven {
         let (plan, notes) = self.resolver.compile(&Snapshot::build(draft, self.generation));
         assert!(notes.is_empty(), "{notes:?}");
         self.runtime.block_on(self.resolver.apply(&Arc::new(plan)))
+    }
+
+    /// Makes this world true, calling `between` before and after the compile and after the apply.
+    pub(crate) fn observed(&mut self, world: &str, mut between: impl FnMut()) {
+        self.generation += 1;
+        let draft = registry::source::world::parse(world, "world.toml").unwrap();
+        let snapshot = Snapshot::build(draft, self.generation);
+        between();
+        let (plan, _) = self.resolver.compile(&snapshot);
+        between();
+        let outcome = self.runtime.block_on(self.resolver.apply(&Arc::new(plan)));
+        between();
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
     }
 
     /// Makes this world true; the number of changes.

@@ -94,7 +94,7 @@ fn three_mistakes_are_three_diagnostics_with_service_label_reason_and_remedy() {
             23,
             "service shop_counter",
             "com.docker.lb.hosts",
-            "`counter.test` already belongs to service other_web, created earlier",
+            "`counter.test` already belongs to service other_web, which came first",
             "choose another host or context root, or set `portolan.lb.share` to the same key on both",
         ),
     ];

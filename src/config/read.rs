@@ -87,8 +87,10 @@ fn sources(table: &Table<'_>, config: &mut Config) {
 }
 
 fn dns(table: &Table<'_>, config: &mut resolver::Config) {
-    if table.has("host_listen") {
-        config.host_listen = table.get("host_listen", switchable).unwrap_or(config.host_listen);
+    if table.get("host_listen", Value::scalar).is_some_and(|it| matches!(it.trim(), "" | "off")) {
+        config.host_listen = None;
+    } else {
+        set(&mut config.host_listen, table.get("host_listen", listener).map(Some));
     }
     set(&mut config.ttl, table.get("ttl", seconds));
     set(&mut config.vip_ttl, table.get("vip_ttl", seconds));
@@ -193,14 +195,6 @@ fn listener(value: &Value<'_>) -> Option<SocketAddr> {
     everywhere.or_else(|| value.parsed("an address to listen on", "127.0.0.1:8080"))
 }
 
-/// A listener, or `off`.
-fn switchable(value: &Value<'_>) -> Option<Option<SocketAddr>> {
-    match value.text()?.trim() {
-        "" | "off" => Some(None),
-        _ => listener(value).map(Some),
-    }
-}
-
 fn unknown_host(value: &Value<'_>) -> Option<UnknownHost> {
     match value.integer(404..=503)? {
         404 => Some(UnknownHost::NotFound),
@@ -262,8 +256,9 @@ fn level(value: &Value<'_>) -> Option<String> {
     let text = value.filled()?;
     let shown = registry::note::shown(&text);
     // To the filter a lone word that is no level is a module: `inof` would silence everything.
-    let lone = text.split(',').map(str::trim).filter(|it| !it.contains(['=', '[']));
-    for word in lone.filter(|it| !LEVELS.contains(&it.to_ascii_lowercase().as_str())) {
+    let lone = |it: &&str| !it.contains(['=', '[']);
+    let level = |it: &str| LEVELS.contains(&it.to_ascii_lowercase().as_str());
+    if let Some(word) = text.split(',').map(str::trim).filter(lone).find(|it| !level(it)) {
         let remedy = match nearest(word, LEVELS) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("write one of {}, or e.g. `info,resolver=debug`", LEVELS.join(", ")),

@@ -119,9 +119,10 @@ pub fn known() -> impl Iterator<Item = &'static Known> {
     TABLE.iter()
 }
 
-/// The label of that prefix and name.
+/// The label of that prefix and name; `health.*` in the table stands for all that begin so.
 pub(super) fn find(prefix: &str, name: &str) -> Option<&'static Known> {
-    TABLE.iter().find(|it| it.prefix == prefix && it.name == name)
+    let family = |it: &Known| it.name.strip_suffix('*').is_some_and(|it| name.starts_with(it));
+    TABLE.iter().find(|it| it.prefix == prefix && (it.name == name || family(it)))
 }
 
 /// The names of all labels of a prefix.
@@ -208,11 +209,6 @@ const TABLE: &[Known] = &[
     later(OWN, "lb.protocol", "`h2c` speaks HTTP/2 to the tasks"),
     later(OWN, "vip.affinity", "`client` keeps a client's connections on one task"),
     later(OWN, "vip.prefer", "`node` prefers tasks of the same node"),
-    later(OWN, "health.tcp", "port to which a connection must succeed"),
-    later(OWN, "health.http", "path that must answer 2xx"),
-    later(OWN, "health.port", "port for the HTTP check"),
-    later(OWN, "health.interval", "time between checks, e.g. `5s`"),
-    later(OWN, "health.timeout", "how long a check may take, e.g. `1s`"),
-    later(OWN, "health.retries", "failures in a row until the task is left out"),
-    later(OWN, "mesh.proxy_protocol", "`v2` tells the task the client's address"),
+    later(OWN, "health.*", "TCP or HTTP checks of the tasks"),
+    later(OWN, "mesh.*", "how published ports are relayed"),
 ];

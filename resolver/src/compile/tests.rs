@@ -2,7 +2,7 @@
 
 use registry::Draft;
 use registry::id::SandboxId;
-use registry::model::{Attachment, Completeness, Reach, Scope};
+use registry::model::{Attachment, Completeness, Endpoint, Reach, Scope, ServingState, Task};
 
 use super::*;
 
@@ -100,4 +100,26 @@ fn of_two_networks_of_one_name_the_first_that_knows_wins() {
 fn ttls_are_whole_seconds_within_what_dns_carries() {
     assert_eq!(seconds(Duration::from_millis(5900)), 5);
     assert_eq!(seconds(Duration::from_secs(u64::MAX)), 0x7fff_ffff);
+}
+
+#[test]
+fn an_address_that_two_claim_for_a_moment_has_the_name_of_the_first() {
+    let address = "10.0.0.9".parse().unwrap();
+    let task = |id: &str| Task {
+        id: id.into(),
+        name: format!("box-{id}"),
+        service: None,
+        node: None,
+        networks: BTreeMap::from([(
+            "n".into(),
+            Endpoint { addresses: vec![address], ..Endpoint::default() },
+        )]),
+        weight: 1,
+        state: ServingState::Serving,
+        reason: String::new(),
+    };
+    let tasks = vec![task("2"), task("1")];
+    let (plan, _) =
+        compiled(Draft { networks: vec![network("n", "net")], tasks, ..Draft::default() });
+    assert_eq!(plan.zones[&"n".into()].reverse[&address].name.to_string(), "box-1.net.");
 }

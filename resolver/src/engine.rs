@@ -179,8 +179,8 @@ fn hand_on(reply: Reply, query: &Query, transport: Transport, ttl: u32) -> Vec<u
 }
 
 /// What the engine knows it says within a millisecond or two; what it asks upstream may take its
-/// four seconds, and is not worth more than a client's first retry.
-const WAIT: Duration = Duration::from_secs(2);
+/// four seconds and is not worth waiting for. Not less: a busy engine must not make a name vanish.
+const WAIT: Duration = Duration::from_secs(1);
 /// Where there was no engine a moment ago, there is none yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A container may bind ports of 127.0.0.11 too; so many are tried, it harms only itself.

@@ -196,10 +196,11 @@ fn nothing_is_left_of_a_demo_that_was_killed() {
     let stdout = demo.stdout.as_mut().expect("piped");
     BufReader::new(stdout).read_line(&mut line).expect("it says so");
     assert_eq!(line, "ready\n");
-    let namespace = std::fs::read_link(format!("/proc/{}/ns/net", demo.id())).expect("its netns");
-    assert!(processes_in(&namespace) > 3, "the demo's processes share its namespaces");
+    let namespace = std::fs::read_link(format!("/proc/{}/ns/user", demo.id())).expect("its own");
+    let running = processes_in(&namespace);
     demo.kill().expect("killed");
     demo.wait().expect("ended");
+    assert!(running > 9, "the demo's processes share its user namespace: {running}");
     for _ in 0..100 {
         if processes_in(&namespace) == 0 {
             return;
@@ -209,11 +210,11 @@ fn nothing_is_left_of_a_demo_that_was_killed() {
     panic!("{} processes are left", processes_in(&namespace));
 }
 
-/// Processes whose user namespace's owner is the demo: those in its host network namespace.
+/// How many processes are in that user namespace.
 fn processes_in(namespace: &std::path::Path) -> usize {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let same = |entry: &std::fs::DirEntry| {
-        std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|it| it == namespace)
+        std::fs::read_link(entry.path().join("ns/user")).is_ok_and(|it| it == namespace)
     };
     entries.filter(same).count()
 }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 /// The program under test.
-pub const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+pub(crate) const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 
 /// A program of this machine.
-pub fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     #[expect(
         clippy::disallowed_methods,
         reason = "tests use portolan as people do, by its programs"
@@ -18,14 +18,14 @@ pub fn program(name: &str) -> Command {
 }
 
 /// Runs a shell script inside a demo and gives what it printed.
-pub fn in_demo(script: &str) -> Output {
+pub(crate) fn in_demo(script: &str) -> Output {
     let mut demo = program(PORTOLAN);
     demo.args(["demo", "--", "sh", "-c", script]).output().expect("portolan starts")
 }
 
 /// What the script printed inside a demo; it must have succeeded.
 #[track_caller]
-pub fn said_in_demo(script: &str) -> String {
+pub(crate) fn said_in_demo(script: &str) -> String {
     let output = in_demo(script);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{script}: {}\n{out}\n{err}", output.status);
@@ -33,17 +33,17 @@ pub fn said_in_demo(script: &str) -> String {
 }
 
 /// Bytes as text.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// The root of the project.
-pub fn project() -> PathBuf {
+pub(crate) fn project() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Lines of `text`, sorted.
-pub fn sorted(text: &str) -> Vec<String> {
+pub(crate) fn sorted(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.sort();
     lines

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{PORTOLAN, program, project, text};
+use super::support::{PORTOLAN, program, project, text};
 
 /// The lab; dropped, it takes everything down.
-pub struct Lab {
+pub(crate) struct Lab {
     folder: PathBuf,
     portolans: Vec<(String, Child)>,
 }
 
 impl Lab {
     /// Starts two engines that form a Swarm.
-    pub fn up() -> Self {
+    pub(crate) fn up() -> Self {
         let lab = Self { folder: PathBuf::from("/tmp/portolan-lab"), portolans: Vec::new() };
         lab.script(&["down"]);
         let up = lab.script(&["up", "2", PORTOLAN]);
@@ -31,7 +31,7 @@ impl Lab {
 
     /// Runs the docker client against a node, its arguments as in a shell; it must succeed.
     #[track_caller]
-    pub fn docker(&self, node: &str, arguments: &str) -> String {
+    pub(crate) fn docker(&self, node: &str, arguments: &str) -> String {
         let socket = self.folder.join(node).join("docker.sock");
         let line = format!("docker -H unix://{} {arguments}", socket.display());
         let output = program("sh").args(["-c", &line]).output().expect("a shell");
@@ -41,7 +41,7 @@ impl Lab {
     }
 
     /// Runs a shell script in a container's network namespace, or (`node1`) in a node's own.
-    pub fn sh(&self, place: &str, script: &str) -> String {
+    pub(crate) fn sh(&self, place: &str, script: &str) -> String {
         let (verb, place) = match place.contains('/') {
             true => ("in", vec![place]),
             false if place == "client" => ("client", vec![]),
@@ -54,13 +54,13 @@ impl Lab {
     }
 
     /// Runs a program in a container with portolan's (that is, the container's own) resolver.
-    pub fn exec(&self, node: &str, container: &str, script: &str) -> String {
+    pub(crate) fn exec(&self, node: &str, container: &str, script: &str) -> String {
         let output = self.portolan(node, &["exec", container, "sh", "-c", script]);
         text(&output.stdout).trim().to_owned()
     }
 
     /// Runs a verb of portolan on a node.
-    pub fn portolan(&self, node: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn portolan(&self, node: &str, arguments: &[&str]) -> Output {
         let netns = format!("--net=/run/netns/plab-{node}");
         let mut verb = program("nsenter");
         verb.arg(netns).arg(PORTOLAN).args(arguments);
@@ -77,7 +77,7 @@ impl Lab {
     }
 
     /// Starts `portolan up` on a node and waits until it says that all is well.
-    pub fn start_portolan(&mut self, node: &str) {
+    pub(crate) fn start_portolan(&mut self, node: &str) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -94,13 +94,13 @@ impl Lab {
     }
 
     /// What a node's portolan logged.
-    pub fn log(&self, node: &str) -> String {
+    pub(crate) fn log(&self, node: &str) -> String {
         std::fs::read_to_string(self.folder.join(format!("{node}/portolan.log")))
             .unwrap_or_default()
     }
 
     /// Ends a node's portolan by `signal`.
-    pub fn signal_portolan(&mut self, node: &str, signal: rustix::process::Signal) {
+    pub(crate) fn signal_portolan(&mut self, node: &str, signal: rustix::process::Signal) {
         let Some(index) = self.portolans.iter().position(|(name, _)| name == node) else { return };
         let (_, mut child) = self.portolans.remove(index);
         let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
@@ -109,14 +109,14 @@ impl Lab {
     }
 
     /// Names of the running containers of a service on a node.
-    pub fn containers(&self, node: &str, service: &str) -> Vec<String> {
+    pub(crate) fn containers(&self, node: &str, service: &str) -> Vec<String> {
         let filter = format!("label=com.docker.swarm.service.name={service}");
         let said = self.docker(node, &format!("ps --filter {filter} --format '{{{{.Names}}}}'"));
         said.lines().map(str::to_owned).collect()
     }
 
     /// The lab's folder.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 }
@@ -132,7 +132,7 @@ impl Drop for Lab {
 }
 
 /// Waits until `condition` holds; says whether it came to that.
-pub fn eventually(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub(crate) fn eventually(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
     #[expect(clippy::disallowed_methods, reason = "tests of real engines wait in real time")]
     let begun = Instant::now();
     loop {

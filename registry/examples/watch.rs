@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use kernel::socket::{udp_connected, udp_ports_bound_to};
 use registry::Snapshot;
 use registry::id::NetworkId;
 use registry::model::{Network, Sandbox, Service, Task};
+use registry::source::docker::host::local_addresses;
 use registry::source::docker::{Config, Host, run};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -26,6 +27,15 @@ struct Machine;
 impl Host for Machine {
     fn netns_cookie(&self, path: &Path) -> io::Result<u64> {
         cookie_of(path).map_err(io::Error::other)
+    }
+
+    fn netns_addresses(&self, path: &Path) -> io::Result<Vec<IpAddr>> {
+        let read = || {
+            let fib_trie = std::fs::read_to_string("/proc/thread-self/net/fib_trie")?;
+            let if_inet6 = std::fs::read_to_string("/proc/thread-self/net/if_inet6");
+            Ok(local_addresses(&fib_trie, &if_inet6.unwrap_or_default()))
+        };
+        Netns::open(path).and_then(|it| it.run(read)).map_err(io::Error::other)?
     }
 
     fn host_cookie(&self) -> io::Result<u64> {

@@ -2,6 +2,7 @@
 //! asked for. Pure: `now` is an argument.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::id::NetworkId;
@@ -17,10 +18,15 @@ pub(crate) enum Job {
     Networks,
     /// All containers.
     Containers,
+    /// Where a network has put a container: network, container. Before the container itself, whose
+    /// answer says more.
+    Place(NetworkId, String),
     /// One container.
     Container(String),
     /// The folder of network namespaces.
     Folder,
+    /// Whose a new namespace is.
+    Namespace(PathBuf),
     /// Gossip about one network.
     Gossip(NetworkId),
     /// Services, tasks and nodes.
@@ -77,8 +83,8 @@ impl Agenda {
     pub(crate) fn succeeded(&mut self, job: &Job) -> bool {
         let Some(entry) = self.entries.get_mut(job) else { return false };
         (entry.running, entry.failures) = (false, 0);
-        let single = matches!(job, Job::Container(_)) && entry.due.is_none();
-        if single {
+        let passing = matches!(job, Job::Container(_) | Job::Place(..) | Job::Namespace(_));
+        if passing && entry.due.is_none() {
             self.entries.remove(job); // containers come and go: nothing is left of those that went
         }
         true

@@ -187,7 +187,11 @@ fn node_at(nodes: &[Node], address: Option<IpAddr>) -> Option<NodeId> {
 fn ingress_endpoints(view: &View) -> BTreeMap<IpAddr, IpAddr> {
     let ingress = view.networks.values().filter(|it| it.ingress);
     let gossip = ingress.filter_map(|it| view.gossip.get(&it.id));
-    gossip.flat_map(|it| it.ingress.clone()).collect()
+    let endpoints = gossip.flat_map(|it| {
+        let own = view.engine.address.zip(it.own_ingress);
+        it.ingress.clone().into_iter().chain(own)
+    });
+    endpoints.collect()
 }
 
 /// A network that the engine lists, by id or, as old specifications have it, by name.

@@ -27,6 +27,8 @@ pub(crate) enum Effect {
     Died(String),
     /// This container does not exist any more.
     Destroyed(String),
+    /// This container has a place on that network: network, container.
+    Connected(String, String),
     /// This container was sent that signal (its number, in decimal).
     Signalled(String, String),
     /// The list of networks is different.
@@ -65,6 +67,7 @@ pub(crate) fn effects(event: &Event) -> Vec<Effect> {
     let subject = || event.subject.clone();
     let action = event.action.split(':').next().unwrap_or_default();
     match (event.kind.as_str(), action) {
+        ("container", "create") => vec![Effect::Container(subject())],
         ("container", "start" | "rename" | "health_status" | "unpause") => {
             vec![Effect::Container(subject()), Effect::Swarm]
         }
@@ -75,8 +78,13 @@ pub(crate) fn effects(event: &Event) -> Vec<Effect> {
             vec![Effect::Signalled(subject(), signal), Effect::Swarm]
         }
         ("network", "connect" | "disconnect") => {
-            let container = event.attributes.get("container").cloned().map(Effect::Container);
-            container.into_iter().chain([Effect::Endpoints(subject())]).collect()
+            let container = event.attributes.get("container").cloned().unwrap_or_default();
+            let mut effects = vec![Effect::Container(container.clone())];
+            if action == "connect" {
+                effects.push(Effect::Connected(subject(), container));
+            }
+            effects.push(Effect::Endpoints(subject()));
+            effects
         }
         ("network", "create" | "destroy" | "remove" | "update") => vec![Effect::Networks],
         ("service" | "node", _) => vec![Effect::Swarm, Effect::Info],
@@ -126,7 +134,11 @@ mod tests {
     fn connecting_a_network_has_the_container_inspected() {
         assert_eq!(
             effects(&event("network", "connect", &[("container", "c1"), ("type", "bridge")])),
-            [Effect::Container("c1".to_owned()), Effect::Endpoints("subject".to_owned())]
+            [
+                Effect::Container("c1".to_owned()),
+                Effect::Connected("subject".to_owned(), "c1".to_owned()),
+                Effect::Endpoints("subject".to_owned())
+            ]
         );
     }
 

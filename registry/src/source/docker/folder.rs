@@ -16,25 +16,33 @@ pub(crate) struct Folder {
     pub(crate) path: PathBuf,
     /// The names in it that are not containers'.
     names: BTreeSet<String>,
+    /// Those that may be: containers' namespaces, and those of what the engine has just begun.
+    sandboxes: BTreeSet<String>,
 }
 
 impl Default for Folder {
     fn default() -> Self {
-        Self { path: PathBuf::from(DEFAULT), names: BTreeSet::new() }
+        Self { path: PathBuf::from(DEFAULT), names: BTreeSet::new(), sandboxes: BTreeSet::new() }
     }
 }
 
 impl Folder {
     /// A folder with these names in it.
     pub(crate) fn new(path: PathBuf, names: impl IntoIterator<Item = String>) -> Self {
-        let names = names.into_iter().filter(|it| it.contains(['_', '-'])).collect();
-        Self { path, names }
+        let (sandboxes, names): (BTreeSet<String>, _) =
+            names.into_iter().partition(|it| it.chars().all(|it| it.is_ascii_hexdigit()));
+        Self { path, names, sandboxes }
     }
 
     /// The namespace from which tasks on this overlay network are reached.
     pub(crate) fn load_balancer(&self, network: &NetworkId) -> Option<PathBuf> {
         let name = format!("lb_{}", prefix(network, 9));
         self.names.contains(&name).then(|| self.path.join(name))
+    }
+
+    /// The namespaces that may be containers'.
+    pub(crate) fn sandboxes(&self) -> impl Iterator<Item = PathBuf> {
+        self.sandboxes.iter().map(|it| self.path.join(it))
     }
 
     /// The engine's namespace for the routing mesh, which is on the ingress network.

@@ -9,9 +9,11 @@
 
 mod answer;
 mod apply;
+mod birth;
 mod signs;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +69,10 @@ pub(crate) struct Follower<'a, H> {
     signs: Signs,
     /// Counts starts of jobs and what events say of containers, to tell which came first.
     sequence: u64,
-    touched: BTreeMap<String, u64>,
+    /// As of which of them each container is known.
+    known_at: BTreeMap<String, u64>,
+    /// How often each namespace was looked into that is nobody's yet.
+    looks: BTreeMap<PathBuf, u32>,
     answered: BTreeSet<Job>,
     trouble: BTreeMap<Job, String>,
     chases: BTreeMap<NetworkId, (Chase, Instant)>,
@@ -84,6 +89,8 @@ struct Publishing {
     due: Option<Instant>,
     not_before: Instant,
     was_ready: bool,
+    /// The trouble that was logged last.
+    said: Option<String>,
 }
 
 /// Follows the engine behind `client` until `stop`, or until the connection breaks.
@@ -143,7 +150,8 @@ impl<'a, H: Host> Follower<'a, H> {
             jobs: JoinSet::new(),
             signs: Signs::new(),
             sequence: 0,
-            touched: BTreeMap::new(),
+            known_at: BTreeMap::new(),
+            looks: BTreeMap::new(),
             answered: BTreeSet::new(),
             trouble: BTreeMap::new(),
             chases: BTreeMap::new(),
@@ -151,7 +159,7 @@ impl<'a, H: Host> Follower<'a, H> {
             swarm_read: None,
             swarm_pause: SWARM_PAUSES.0,
             asked_last: None,
-            publishing: Publishing { due: None, not_before: now, was_ready: false },
+            publishing: Publishing { due: None, not_before: now, was_ready: false, said: None },
         }
     }
 
@@ -160,13 +168,13 @@ impl<'a, H: Host> Follower<'a, H> {
         tracing::debug!(kind = event.kind, action = event.action, subject = event.subject, "event");
         for effect in events::effects(event) {
             match effect {
-                Effect::Container(id) => {
-                    self.touch(&id);
-                    self.want(Job::Container(id), now);
+                Effect::Container(id) => self.want(Job::Container(id), now),
+                Effect::Connected(network, id) => {
+                    self.want(Job::Place(NetworkId::from(network), id), now);
                 }
                 Effect::Died(id) => self.has_died(&id, now),
                 Effect::Destroyed(id) => {
-                    self.touch(&id);
+                    self.is_known_now(&id);
                     self.farewells.remove(&id);
                     if self.view.containers.remove(&id).is_some() {
                         self.changed(now, GATHER);
@@ -185,13 +193,10 @@ impl<'a, H: Host> Follower<'a, H> {
     }
 
     fn has_died(&mut self, id: &str, now: Instant) {
-        self.touch(id);
+        self.is_known_now(id);
         self.farewells.remove(id);
         let Some(container) = self.view.containers.get_mut(id) else { return };
         container.has_died();
-        if !convert::belongs(container) {
-            self.view.containers.remove(id);
-        }
         self.changed(now, Duration::ZERO);
     }
 
@@ -228,10 +233,10 @@ impl<'a, H: Host> Follower<'a, H> {
         self.agenda.want(job, at.into_std());
     }
 
-    /// From now on only what is read later counts for this container.
-    fn touch(&mut self, id: &str) {
+    /// Of this container only what is read from now on counts.
+    fn is_known_now(&mut self, id: &str) {
         self.sequence += 1;
-        self.touched.insert(id.to_owned(), self.sequence);
+        self.known_at.insert(id.to_owned(), self.sequence);
     }
 
     /// The view changed; it is published after `gather`.
@@ -257,6 +262,10 @@ impl<'a, H: Host> Follower<'a, H> {
         let required = self.required();
         let trouble = self.trouble.iter().find(|(job, _)| required.contains(job));
         let stale = trouble.map(|(_, it)| it.clone());
+        if let Some(reason) = stale.as_ref().filter(|_| stale != self.publishing.said) {
+            tracing::warn!("{reason}");
+        }
+        self.publishing.said.clone_from(&stale);
         let begun = Instant::now();
         if self.publisher.publish_as(convert::draft(&self.view), stale) {
             let generation = self.publisher.current().generation();

@@ -16,8 +16,11 @@ pub(crate) struct Gossip {
     pub(crate) services: BTreeMap<String, GossipService>,
     /// Plain containers (attachable networks).
     pub(crate) plain: Vec<GossipTask>,
-    /// Each node's own endpoint of the routing mesh, by node address (the ingress network only).
+    /// Each node's own endpoint of the routing mesh, by node address (the ingress network only;
+    /// engines up to 25).
     pub(crate) ingress: BTreeMap<IpAddr, IpAddr>,
+    /// This node's own endpoint of the routing mesh (the ingress network only).
+    pub(crate) own_ingress: Option<IpAddr>,
 }
 
 /// A service on that network.

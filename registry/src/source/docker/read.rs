@@ -7,14 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage, NetworkInspect};
 use bollard::query_parameters::{
-    EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptionsBuilder,
-    ListContainersOptionsBuilder, ListNetworksOptions, ListNodesOptions, ListServicesOptions,
+    EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions,
+    InspectNetworkOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptions,
+    ListNodesOptions, ListServicesOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt, stream, try_join};
@@ -34,6 +36,11 @@ use crate::source::docker::time;
 
 /// A request about one thing.
 const SINGLE: Duration = Duration::from_secs(5);
+/// A container's inspection among many: the engine answers only after a start that is under way,
+/// and one slow start is no reason to wait with all others.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A container's inspection for its own sake.
+const START: Duration = Duration::from_secs(60);
 /// A request about all things of a kind.
 const BULK: Duration = Duration::from_secs(20);
 /// How many containers are inspected at a time.
@@ -45,6 +52,7 @@ const MAX_STOPPED: usize = 1000;
 const IDS: usize = 100;
 /// The oldest API, major and minor, that has all that is read here (Docker 20.10).
 const OLDEST_API: (u32, u32) = (1, 41);
+const INSPECT: &str = "GET /containers/ID/json";
 
 /// One engine.
 #[derive(Debug)]
@@ -53,11 +61,24 @@ pub(crate) struct Client {
     endpoint: String,
 }
 
+/// A container's place on a network.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Place {
+    /// The endpoint's id.
+    pub(crate) endpoint: String,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
 /// All containers, and those that could not be understood.
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
-    /// By id.
-    pub(crate) containers: BTreeMap<String, Container>,
+    /// Those that were inspected, by id.
+    pub(crate) inspected: BTreeMap<String, Container>,
+    /// Those that exist and were not inspected: stopped, and known already or of no service.
+    pub(crate) stopped: BTreeSet<String>,
+    /// Those that did not answer in time: to be asked again by themselves.
+    pub(crate) slow: BTreeSet<String>,
     /// Subject and what is wrong.
     pub(crate) unreadable: BTreeMap<String, String>,
 }
@@ -116,29 +137,36 @@ impl Client {
         Ok(networks.into_iter().filter_map(EngineNetwork::from_list).collect())
     }
 
-    /// All containers that are present, or stopped but remembered for their services.
+    /// All containers that are present, and stopped ones of services, except those stopped ones
+    /// that are `known` already.
     pub(crate) async fn containers<H: Host>(
         &self,
         host: &Arc<H>,
+        known: &BTreeSet<String>,
     ) -> Result<Containers, EngineError> {
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let answer = self.docker.list_containers(Some(options));
         let mut listed = self.ask("GET /containers/json", BULK, answer).await?;
         listed.sort_by_key(|it| std::cmp::Reverse(it.created));
         let (present, stopped): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_present);
-        let stopped = stopped.into_iter().filter(has_service).take(MAX_STOPPED);
-        let ids: Vec<String> = present.into_iter().chain(stopped).filter_map(|it| it.id).collect();
-        let inspections =
-            stream::iter(ids).map(|id| async move { (self.container(&id, host).await, id) });
-        let inspected = inspections.buffer_unordered(INSPECTIONS).collect::<Vec<_>>();
-        let Ok(inspected) = timeout(BULK, inspected).await else {
-            return Err(slow("GET /containers/ID/json", BULK));
+        let wanted = |it: &ContainerSummary| {
+            has_service(it) && it.id.as_ref().is_none_or(|id| !known.contains(id))
         };
-        let mut all = Containers::default();
+        let (wanted, stopped): (Vec<_>, Vec<_>) = stopped.into_iter().partition(wanted);
+        let wanted = wanted.into_iter().take(MAX_STOPPED);
+        let ids: Vec<String> = present.into_iter().chain(wanted).filter_map(|it| it.id).collect();
+        let inspections = stream::iter(ids).map(|id| async move {
+            let inspected = timeout(PATIENCE, self.container(&id, host)).await;
+            (inspected.unwrap_or_else(|_| Err(slow(INSPECT, PATIENCE))), id)
+        });
+        let inspected = inspections.buffer_unordered(INSPECTIONS).collect::<Vec<_>>().await;
+        let stopped = stopped.into_iter().filter_map(|it| it.id).collect();
+        let mut all = Containers { stopped, ..Containers::default() };
         for (answer, id) in inspected {
             match answer {
-                Ok(Some(container)) => drop(all.containers.insert(id, container)),
+                Ok(Some(container)) => drop(all.inspected.insert(id, container)),
                 Ok(None) => {}
+                Err(EngineError::Slow { .. }) => drop(all.slow.insert(id)),
                 Err(error) if error.is_unreadable() => {
                     all.unreadable.insert(format!("container {id}"), error.to_string());
                 }
@@ -148,14 +176,14 @@ impl Client {
         Ok(all)
     }
 
-    /// One container with its namespace's cookie; `None`: it does not exist or does not matter.
+    /// One container with its namespace's cookie; `None`: it does not exist.
     pub(crate) async fn container<H: Host>(
         &self,
         id: &str,
         host: &Arc<H>,
     ) -> Result<Option<Container>, EngineError> {
         let answer = self.docker.inspect_container(id, None::<InspectContainerOptions>);
-        let answer = match self.ask("GET /containers/ID/json", SINGLE, answer).await {
+        let answer = match self.ask(INSPECT, START, answer).await {
             Err(error) if error.is_not_found() => return Ok(None),
             answer => answer?,
         };
@@ -166,8 +194,32 @@ impl Client {
             // An error is normal: the key of a stopped container names no namespace any more.
             container.cookie = asked.ok().and_then(Result::ok);
         }
-        let matters = container.is_present() || convert::belongs(&container);
-        Ok(Some(container).filter(|_| matters))
+        if !container.is_present() {
+            container.has_died();
+        }
+        Ok(Some(container))
+    }
+
+    /// Where a network has put a container: the engine tells this even while the container is
+    /// starting. `None`: nowhere (any more).
+    pub(crate) async fn place(
+        &self,
+        network: &NetworkId,
+        container: &str,
+    ) -> Result<Option<Place>, EngineError> {
+        let answer = self.docker.inspect_network(network.as_str(), None::<InspectNetworkOptions>);
+        let answer = match self.ask("GET /networks/ID", SINGLE, answer).await {
+            Err(error) if error.is_not_found() => return Ok(None),
+            answer => answer?,
+        };
+        let place = answer.containers.unwrap_or_default().remove(container);
+        Ok(place.map(|it| {
+            let addresses = [it.ipv4_address, it.ipv6_address].map(bare_address);
+            Place {
+                endpoint: it.endpoint_id.unwrap_or_default(),
+                addresses: addresses.into_iter().flatten().collect(),
+            }
+        }))
     }
 
     /// Gossip about one network, and the names of services that could not be understood; `None`:
@@ -179,7 +231,7 @@ impl Client {
         let options = InspectNetworkOptionsBuilder::default().verbose(true).build();
         let answer = self.docker.inspect_network(network.as_str(), Some(options));
         match self.ask("GET /networks/ID?verbose=true", SINGLE, answer).await {
-            Ok(answer) => Ok(Some(gossip::parse(answer.services.unwrap_or_default()))),
+            Ok(answer) => Ok(Some(gossip_of(answer))),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -228,6 +280,18 @@ impl Client {
             Err(_) => Err(slow(request, limit)),
         }
     }
+}
+
+fn gossip_of(answer: NetworkInspect) -> (Gossip, Vec<String>) {
+    let (mut gossip, unreadable) = gossip::parse(answer.services.unwrap_or_default());
+    let own = answer.containers.and_then(|mut it| it.remove("ingress-sbox"));
+    gossip.own_ingress = own.and_then(|it| bare_address(it.ipv4_address));
+    (gossip, unreadable)
+}
+
+/// The address of `ADDRESS/PREFIX`.
+fn bare_address(text: Option<String>) -> Option<IpAddr> {
+    text?.split('/').next()?.parse().ok()
 }
 
 fn slow(request: &'static str, limit: Duration) -> EngineError {

@@ -41,16 +41,16 @@ pub(crate) fn upstreams(
     asked.take(MAX_SERVERS).map(|it| upstream(host_dial(version, *it))(it)).collect()
 }
 
-/// From where an engine asks a server of the host's resolv.conf. Engines before 26 ask only
+/// From where an engine asks a server of the host's resolv.conf. Engines before 27 ask only
 /// loopback addresses from the host (they mean the host's own), all others from the container
 /// (moby pull request 47512).
 fn host_dial(version: Version, server: IpAddr) -> Dial {
-    if version.major >= 26 || server.is_loopback() { Dial::Host } else { Dial::Sandbox }
+    if version.major >= 27 || server.is_loopback() { Dial::Host } else { Dial::Sandbox }
 }
 
-/// Engines before 26 leave out the IPv6 servers of the host's resolv.conf.
+/// Engines before 27 leave out the IPv6 servers of the host's resolv.conf.
 fn asks_ipv6(version: Version) -> bool {
-    version.major >= 26
+    version.major >= 27
 }
 
 /// The servers of the host: those of `/etc/resolv.conf`, unless its only one is the stub of
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn old_engines_ask_from_the_container_except_for_the_hosts_loopback() {
         assert_eq!(
-            shown(&upstreams(&[], &servers(), version("20.10.24"))),
+            shown(&upstreams(&[], &servers(), version("26.1.5+dfsg1"))),
             ["Host 127.0.0.1:53", "Sandbox 10.0.0.53:53"]
         );
     }

@@ -62,6 +62,6 @@ impl View {
 
     fn has_container_on(&self, network: &NetworkId) -> bool {
         let attached = self.containers.values().flat_map(|it| &it.attachments);
-        attached.into_iter().any(|it| it.network == network.as_str())
+        attached.into_iter().any(|it| it.network == network.as_str() && !it.addresses.is_empty())
     }
 }

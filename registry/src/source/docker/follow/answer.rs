@@ -1,7 +1,7 @@
 //! Does one job: asks the engine, the host or the kernel, and gives the answer.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::source::docker::error::EngineError;
 use crate::source::docker::folder::Folder;
 use crate::source::docker::gossip::Gossip;
 use crate::source::docker::host::Host;
-use crate::source::docker::read::{Client, Containers};
+use crate::source::docker::read::{Client, Containers, Place};
 use crate::source::docker::swarm::Swarm;
 use crate::source::docker::upstream::{self, HostServers};
 
@@ -40,7 +40,10 @@ pub(super) enum Answer {
     Networks(Vec<EngineNetwork>),
     Containers(Containers),
     Container(Option<Box<Container>>),
+    Place(Option<Place>),
     Folder(Folder),
+    /// The namespace's cookie and addresses; `None`: it is not one, yet or any more.
+    Namespace(Option<(u64, Vec<IpAddr>)>),
     Gossip(NetworkId, Option<(Gossip, Vec<String>)>),
     Swarm(Swarm),
     Draining(Vec<(Question, Vec<Ipv4Addr>)>),
@@ -49,7 +52,7 @@ pub(super) enum Answer {
 /// What a job has to know besides its name.
 pub(super) enum Context {
     None,
-    /// The tasks that were alive at the last reading.
+    /// The tasks that were alive at the last reading, or the containers that are stopped.
     Known(BTreeSet<String>),
     /// The folder to list.
     Folder(PathBuf),
@@ -68,10 +71,19 @@ pub(super) async fn answer<H: Host>(
         (Job::Info, _) => Answer::Info(client.info().await?.0),
         (Job::Host, _) => Answer::Host(host_servers().await, host_cookie(host).await),
         (Job::Networks, _) => Answer::Networks(client.networks().await?),
-        (Job::Containers, _) => Answer::Containers(client.containers(&host).await?),
+        (Job::Containers, Context::Known(known)) => {
+            Answer::Containers(client.containers(&host, &known).await?)
+        }
+        (Job::Containers, _) => {
+            Answer::Containers(client.containers(&host, &BTreeSet::new()).await?)
+        }
         (Job::Container(id), _) => {
             Answer::Container(client.container(&id, &host).await?.map(Box::new))
         }
+        (Job::Place(network, container), _) => {
+            Answer::Place(client.place(&network, &container).await?)
+        }
+        (Job::Namespace(path), _) => Answer::Namespace(namespace(host, path).await),
         (Job::Gossip(network), _) => {
             let gossip = client.gossip(&network).await?;
             Answer::Gossip(network, gossip)
@@ -121,6 +133,11 @@ async fn host_servers() -> HostServers {
         }
     };
     blocking(read).await.unwrap_or_default()
+}
+
+async fn namespace<H: Host>(host: Arc<H>, path: PathBuf) -> Option<(u64, Vec<IpAddr>)> {
+    let read = move || Some((host.netns_cookie(&path).ok()?, host.netns_addresses(&path).ok()?));
+    blocking(read).await.flatten()
 }
 
 async fn host_cookie<H: Host>(host: Arc<H>) -> Option<u64> {

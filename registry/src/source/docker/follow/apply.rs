@@ -42,6 +42,10 @@ impl<H: Host> Follower<'_, H> {
     fn context(&mut self, job: &Job, now: Instant) -> Context {
         match job {
             Job::Swarm => Context::Known(self.view.swarm.tasks.keys().cloned().collect()),
+            Job::Containers => {
+                let stopped = self.view.containers.values().filter(|it| !it.is_present());
+                Context::Known(stopped.map(|it| it.id.clone()).collect())
+            }
             Job::Folder => Context::Folder(self.view.folder.path.clone()),
             Job::Draining => {
                 let hot = self.chases.iter().filter(|(_, (_, at))| now.duration_since(*at) < HOT);
@@ -51,8 +55,9 @@ impl<H: Host> Follower<'_, H> {
             Job::Info
             | Job::Host
             | Job::Networks
-            | Job::Containers
             | Job::Container(_)
+            | Job::Place(..)
+            | Job::Namespace(_)
             | Job::Gossip(_) => Context::None,
         }
     }
@@ -90,6 +95,20 @@ impl<H: Host> Follower<'_, H> {
                 self.apply_container(id, container.map(|it| *it), sequence, now);
                 return; // nothing waits for a single container
             }
+            Answer::Place(place) => {
+                let Job::Place(network, id) = &job else { return };
+                let is_old = self.known_at.get(id).is_some_and(|it| *it > sequence);
+                if let Some(place) = place.filter(|_| !is_old) {
+                    self.known_at.insert(id.clone(), sequence);
+                    self.apply_place(network, id, place, now);
+                }
+                return;
+            }
+            Answer::Namespace(seen) => {
+                let Job::Namespace(path) = &job else { return };
+                self.apply_namespace(path, seen, now);
+                return;
+            }
             Answer::Folder(folder) => self.apply_folder(folder, now),
             Answer::Gossip(network, gossip) => self.apply_gossip(&network, gossip, now),
             Answer::Swarm(swarm) => self.apply_swarm(swarm, begun, now),
@@ -114,6 +133,9 @@ impl<H: Host> Follower<'_, H> {
         if error.is_unavailable() {
             self.want(Job::Info, now); // perhaps no manager any more
         }
+        if matches!(job, Job::Container(_) | Job::Place(..)) && !error.is_unreadable() {
+            return tracing::debug!(?job, "{error}"); // it starts slowly, and is asked again
+        }
         let subject = match job {
             Job::Gossip(network) => Some(format!("network {network}")),
             Job::Container(id) => Some(format!("container {id}")),
@@ -121,6 +143,8 @@ impl<H: Host> Follower<'_, H> {
             | Job::Host
             | Job::Networks
             | Job::Containers
+            | Job::Place(..)
+            | Job::Namespace(_)
             | Job::Folder
             | Job::Swarm
             | Job::Draining => None,
@@ -134,7 +158,7 @@ impl<H: Host> Follower<'_, H> {
         }
         let reason = error.to_string();
         if self.trouble.get(job) != Some(&reason) {
-            tracing::warn!(?job, "{reason}");
+            tracing::debug!(?job, "{reason}");
             self.trouble.insert(job.clone(), reason);
             self.changed(now, GATHER);
         }
@@ -172,17 +196,20 @@ impl<H: Host> Follower<'_, H> {
     }
 
     fn apply_containers(&mut self, all: Containers, sequence: u64, now: Instant) {
-        let mut containers = all.containers;
-        // Of those that an event told of meanwhile, what was known then is newer.
-        for (id, touched) in &self.touched {
-            if *touched > sequence {
-                match self.view.containers.get(id) {
-                    Some(newer) => drop(containers.insert(id.clone(), newer.clone())),
-                    None => drop(containers.remove(id)),
-                }
+        let mut containers = all.inspected;
+        self.known_at.retain(|_, at| *at > sequence);
+        for id in self.known_at.keys() {
+            containers.remove(id); // what is known of it is newer, also that it is gone
+        }
+        for (id, known) in &self.view.containers {
+            let stays = all.stopped.contains(id) || all.slow.contains(id);
+            if stays || self.known_at.contains_key(id) {
+                containers.entry(id.clone()).or_insert_with(|| known.clone());
             }
         }
-        self.touched.retain(|_, touched| *touched > sequence);
+        for id in all.slow {
+            self.want(Job::Container(id), now);
+        }
         let unreadable = all.unreadable;
         self.update(now, |view| {
             view.containers = containers;
@@ -196,9 +223,10 @@ impl<H: Host> Follower<'_, H> {
     }
 
     fn apply_container(&mut self, id: &str, read: Option<Container>, sequence: u64, now: Instant) {
-        if self.touched.get(id).is_some_and(|touched| *touched > sequence) {
-            return; // it died, or is being read again
+        if self.known_at.get(id).is_some_and(|at| *at > sequence) {
+            return; // it died meanwhile
         }
+        self.known_at.insert(id.to_owned(), sequence);
         let known = self.view.containers.get(id);
         if known == read.as_ref() {
             return;
@@ -228,7 +256,7 @@ impl<H: Host> Follower<'_, H> {
     }
 
     /// A container on a network that was never listed: the list is old.
-    fn want_unknown_networks(&mut self, now: Instant) {
+    pub(super) fn want_unknown_networks(&mut self, now: Instant) {
         let attached = self.view.containers.values().flat_map(|it| &it.attachments);
         let unknown = attached.into_iter().any(|it| {
             let named = it.addresses.is_empty(); // host, none
@@ -242,6 +270,7 @@ impl<H: Host> Follower<'_, H> {
     fn apply_folder(&mut self, folder: Folder, now: Instant) {
         if folder.path == self.view.folder.path && folder != self.view.folder {
             self.update(now, |view| view.folder = folder);
+            self.seek_births(now);
         }
         self.want(Job::Folder, now + self.poll);
         self.align(now);
@@ -346,8 +375,7 @@ impl<H: Host> Follower<'_, H> {
     pub(super) fn heed(&mut self, sign: &Sign, now: Instant) {
         match sign {
             Sign::Neighbours(network) => self.sign(network, now),
-            // A container's start makes several files: they are listed once.
-            Sign::Folder => self.want(Job::Folder, now + GATHER * 5),
+            Sign::Folder => self.want(Job::Folder, now),
             Sign::WatchEnded(network) => {
                 let pause = self.signs.ended(network);
                 self.want(Job::Folder, now + pause);

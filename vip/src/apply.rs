@@ -21,11 +21,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::compile::{Config, compile};
+use crate::cut::{Cut, Cutter};
 use crate::layout::Seed;
 use crate::lease::Leases;
 use crate::lease_file::{LeaseFile, WriteError};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
-use crate::sandbox::{self, Known, UPKEEP, Visit};
+use crate::sandbox::{self, Known, SandboxError, UPKEEP, Visit};
 
 /// How many namespaces are visited at the same time. Transactions of different namespaces do not
 /// wait for each other in the kernel; more than this only takes processors from the containers.
@@ -46,6 +47,7 @@ pub struct Vip {
     /// The tables of the last plan, to be shared by the next.
     tables: BTreeMap<SandboxId, Arc<Balances>>,
     sandboxes: BTreeMap<SandboxId, Visited>,
+    cutter: Cutter,
 }
 
 /// A sandbox that was visited.
@@ -78,7 +80,8 @@ impl Vip {
         let leases = Arc::new(leases);
         let stored = Some(Arc::clone(&leases));
         let (tables, sandboxes) = (BTreeMap::new(), BTreeMap::new());
-        Self { config, file, leases, stored, loading, addresses, tables, sandboxes }
+        let cutter = Cutter::default();
+        Self { config, file, leases, stored, loading, addresses, tables, sandboxes, cutter }
     }
 
     /// What is to be done for `plan`, what is shortest first.
@@ -114,19 +117,21 @@ impl Vip {
         errands
     }
 
-    fn account(&mut self, done: Done, outcome: &mut Outcome) {
+    fn account(&mut self, done: Done, plan: &Plan, outcome: &mut Outcome) {
         match done {
             Done::Visited { id, name, netns, visit } => {
-                let Visit { known, changes, failures } = visit;
+                let Visit { known, changes, failures, suspect } = visit;
                 outcome.changes += changes;
-                for failure in failures {
-                    let remedy = failure.remedy().unwrap_or("none needed: it is tried again");
-                    let subject = format!("sandbox {name}");
-                    outcome.failures.error(subject, "vip", chain(&failure), remedy);
+                for failure in &failures {
+                    report(outcome, &name, failure);
                 }
-                if let Some(known) = known {
-                    self.sandboxes.insert(id, Visited { netns, known });
+                let Some(known) = known else { return };
+                if let Some(plan) = plan.sandboxes.get(&id).filter(|_| !suspect.is_empty()) {
+                    let (netns, balances) = (netns.clone(), Arc::clone(&plan.balances));
+                    let cookie = known.cookie;
+                    self.cutter.add(id.clone(), Cut { name, netns, cookie, suspect, balances });
                 }
+                self.sandboxes.insert(id, Visited { netns, known });
             }
             Done::Stored(Ok(leases)) => self.stored = Some(leases),
             Done::Stored(Err(error)) => outcome.failures.error(
@@ -173,7 +178,7 @@ impl Consumer for Vip {
                 running.spawn_blocking(move || errand.run(&file, now));
             }
             match running.join_next().await {
-                Some(Ok(done)) => self.account(done, &mut outcome),
+                Some(Ok(done)) => self.account(done, plan, &mut outcome),
                 // What was known of that sandbox is lost with it; the next visit reads back.
                 Some(Err(error)) => outcome.failures.error(
                     "vip",
@@ -181,9 +186,13 @@ impl Consumer for Vip {
                     format!("a visit of a sandbox failed: {error}"),
                     "none needed: it is tried again; report it as a bug",
                 ),
-                None => return outcome,
+                None => break,
             }
         }
+        for (name, failure) in self.cutter.go_on() {
+            report(&mut outcome, &name, &failure);
+        }
+        outcome
     }
 
     fn upkeep(&self) -> Option<Duration> {
@@ -205,6 +214,11 @@ impl Errand {
             Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
         }
     }
+}
+
+fn report(outcome: &mut Outcome, sandbox: &str, failure: &SandboxError) {
+    let remedy = failure.remedy().unwrap_or("none needed: it is tried again");
+    outcome.failures.error(format!("sandbox {sandbox}"), "vip", chain(failure), remedy);
 }
 
 /// An error with its causes, on one line.

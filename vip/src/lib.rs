@@ -14,6 +14,7 @@
 pub mod allocate;
 pub mod apply;
 pub mod compile;
+mod cut;
 pub mod diff;
 mod layout;
 pub mod lease;

@@ -9,18 +9,19 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernel::conntrack::{self, ConntrackError, Flow};
+use kernel::conntrack::ConntrackError;
 use kernel::netns::{Netns, NetnsError};
 use kernel::nft::{Batch, NftError, Socket};
+use kernel::sock_diag::SockDiagError;
 use tokio::time::Instant;
 
 use crate::diff::{Change, diff_balances};
-use crate::layout::{Seed, TABLE};
+use crate::layout::{ALIVE_FOR, Seed, TABLE};
 use crate::plan::{Balances, SandboxPlan, VipRoute};
 use crate::readback::{self, Found};
 use crate::routes::{self, RoutesError};
@@ -34,7 +35,7 @@ pub(crate) const UPKEEP: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Known {
     /// The namespace's own cookie.
-    cookie: u64,
+    pub(crate) cookie: u64,
     /// What the table holds; `None`: there is no table.
     held: Option<Held>,
     /// Our routes that are there.
@@ -52,6 +53,8 @@ pub(crate) struct Visit {
     pub(crate) changes: usize,
     /// What did not work; the rest was done.
     pub(crate) failures: Vec<SandboxError>,
+    /// VIPs of which conntrack may remember flows that go nowhere now.
+    pub(crate) suspect: BTreeSet<Ipv4Addr>,
 }
 
 /// Why a namespace does not hold all of its plan.
@@ -68,7 +71,10 @@ pub enum SandboxError {
     Routes(#[from] RoutesError),
     /// Conntrack could not be read or changed.
     #[error("cannot cut connections to tasks that are gone")]
-    Connections(#[from] ConntrackError),
+    Flows(#[from] ConntrackError),
+    /// Clients of tasks that are gone could not be told.
+    #[error(transparent)]
+    Sockets(#[from] SockDiagError),
 }
 
 impl SandboxError {
@@ -78,7 +84,8 @@ impl SandboxError {
             Self::Namespace(error) => error.remedy(),
             Self::Table(error) => error.remedy(),
             Self::Routes(error) => error.remedy(),
-            Self::Connections(error) => error.remedy(),
+            Self::Flows(error) => error.remedy(),
+            Self::Sockets(error) => error.remedy(),
         }
     }
 }
@@ -115,7 +122,7 @@ pub(crate) fn leave(netns: &Path, known: Known) -> Visit {
         .and_then(|there| there.map_or(Ok(false), |netns| cleanup(&netns)));
     match left {
         Ok(removed) => Visit { changes: usize::from(removed), ..Visit::default() },
-        Err(error) => Visit { known: Some(known), changes: 0, failures: vec![error] },
+        Err(error) => Visit { known: Some(known), failures: vec![error], ..Visit::default() },
     }
 }
 
@@ -134,7 +141,7 @@ pub fn cleanup(netns: &Netns) -> Result<bool, SandboxError> {
 }
 
 /// Opens the namespace; `None`: it is not there any more, or another one is in its place.
-fn open(path: &Path, cookie: Option<u64>) -> Result<Option<Netns>, NetnsError> {
+pub(crate) fn open(path: &Path, cookie: Option<u64>) -> Result<Option<Netns>, NetnsError> {
     match Netns::open_checked(path, cookie) {
         Ok(netns) => Ok(Some(netns)),
         Err(NetnsError::Replaced { .. }) => Ok(None),
@@ -156,10 +163,9 @@ struct Visitor {
     now: Instant,
     cookie: u64,
     known: Option<Known>,
-    changes: usize,
-    failures: Vec<SandboxError>,
-    /// VIPs of which conntrack may remember flows that go elsewhere now.
-    suspect: BTreeSet<Ipv4Addr>,
+    /// It is time to see whether what is known is still so.
+    due: bool,
+    visit: Visit,
 }
 
 impl Visitor {
@@ -170,6 +176,9 @@ impl Visitor {
         now: Instant,
     ) -> Result<Option<Self>, NetnsError> {
         let meant = plan.cookie;
+        let age = |it: &Known| now.saturating_duration_since(it.visited);
+        // A table that nobody looked after for so long has switched itself off.
+        let known = known.filter(|it| age(it) < ALIVE_FOR);
         let known = known.filter(|it| meant.is_none_or(|cookie| cookie == it.cookie));
         let (netns, known) = match known {
             Some(known) => match open(&plan.netns, Some(known.cookie))? {
@@ -185,58 +194,40 @@ impl Visitor {
             (None, Some(cookie)) => cookie,
             (None, None) => netns.cookie()?,
         };
-        let (changes, failures, suspect) = (0, Vec::new(), BTreeSet::new());
-        Ok(Some(Self { netns, seed, now, cookie, known, changes, failures, suspect }))
+        let due = known.as_ref().is_none_or(|it| age(it) >= UPKEEP);
+        let visit = Visit::default();
+        Ok(Some(Self { netns, seed, now, cookie, known, due, visit }))
     }
 
-    /// Routes first, so that no VIP answers before it can be reached; conntrack last, when new
-    /// flows already go where they should. Each is tried even if another one fails.
+    /// Routes first, so that no VIP answers before it can be reached. The table is tried even if
+    /// they fail.
     fn settle(mut self, plan: &SandboxPlan) -> Visit {
-        let due = self
-            .known
-            .as_ref()
-            .is_none_or(|it| self.now.saturating_duration_since(it.visited) >= UPKEEP);
         let known = self.known.take();
-        let (there, visited) = known
-            .as_ref()
-            .map_or((BTreeSet::new(), self.now), |it| (it.routes.clone(), it.visited));
-        let routes = self.settle_routes(plan, there, due);
-        let held = match self.settle_table(known.as_ref(), &plan.balances, due) {
-            Ok(held) => held,
-            Err(error) => return self.lost(error.into()),
-        };
-        if let Err(error) = self.cut(plan) {
-            return self.lost(error.into());
+        let routes = self.settle_routes(plan, known.as_ref());
+        match self.settle_table(&plan.balances, known.as_ref()) {
+            Ok(held) => {
+                let visited = known.filter(|_| !self.due).map_or(self.now, |it| it.visited);
+                let cookie = self.cookie;
+                self.visit.known = Some(Known { cookie, held, routes, visited });
+            }
+            // Nothing is known now: the next visit reads back.
+            Err(error) => self.visit.failures.push(error.into()),
         }
-        let visited = if due { self.now } else { visited };
-        let Self { cookie, changes, failures, .. } = self;
-        Visit { known: Some(Known { cookie, held, routes, visited }), changes, failures }
+        self.visit
     }
 
-    /// The visit ends with nothing known: the next one reads back and tries all of it again.
-    fn lost(self, error: SandboxError) -> Visit {
-        let Self { changes, mut failures, .. } = self;
-        failures.push(error);
-        Visit { known: None, changes, failures }
-    }
-
-    fn settle_routes(
-        &mut self,
-        plan: &SandboxPlan,
-        there: BTreeSet<VipRoute>,
-        due: bool,
-    ) -> BTreeSet<VipRoute> {
-        if !due && there == plan.routes {
-            return there;
+    fn settle_routes(&mut self, plan: &SandboxPlan, known: Option<&Known>) -> BTreeSet<VipRoute> {
+        if let Some(known) = known.filter(|it| !self.due && it.routes == plan.routes) {
+            return known.routes.clone();
         }
         match routes::settle(&self.netns, &plan.routes) {
             Ok(settled) => {
-                self.changes += settled.changes;
-                self.failures.extend(settled.failures.into_iter().map(SandboxError::from));
+                self.visit.changes += settled.changes;
+                self.visit.failures.extend(settled.failures.into_iter().map(SandboxError::from));
                 settled.there
             }
             Err(error) => {
-                self.failures.push(error.into());
+                self.visit.failures.push(error.into());
                 BTreeSet::new()
             }
         }
@@ -245,95 +236,69 @@ impl Visitor {
     /// Makes the table hold `want`, with what is known of it if that is still so.
     fn settle_table(
         &mut self,
-        known: Option<&Known>,
         want: &Arc<Balances>,
-        due: bool,
+        known: Option<&Known>,
     ) -> Result<Option<Held>, NftError> {
         let mut socket = Socket::open(&self.netns)?;
-        if let Some(Known { held, .. }) = known {
-            if !due || readback::is_there(&mut socket)? == held.is_some() {
-                match self.write(&mut socket, held.as_ref(), want, due) {
-                    Ok(held) => return Ok(held),
-                    // Somebody else changed the table: what it holds is no longer what is known.
-                    Err(error) => tracing::debug!(%error, "reading the table back"),
-                }
+        let there = known.map(|it| it.held.is_some());
+        if let (Some(known), Some(there)) = (known, there)
+            && (!self.due || readback::is_there(&mut socket)? == there)
+        {
+            match self.write(&mut socket, known.held.as_ref(), want, there) {
+                Ok(held) => return Ok(held),
+                // Somebody else changed the table: what it holds is no longer what is known.
+                Err(error) => tracing::debug!(%error, "reading the table back"),
             }
         }
-        let held = match readback::read_back(&mut socket, self.seed)? {
-            Found::Nothing => None,
+        self.due = true;
+        self.visit.suspect.extend(want.keys());
+        match readback::read_back(&mut socket, self.seed)? {
+            Found::Nothing => self.write(&mut socket, None, want, false),
             Found::Ours { held, alive } => {
-                self.changes += usize::from(!alive);
-                Some(held)
+                self.visit.changes += usize::from(!alive);
+                self.write(&mut socket, Some(&held), want, true)
             }
             Found::Strange(what) => {
-                tracing::warn!(netns = %self.netns.path().display(), what, "replacing the VIP table");
-                self.remove(&mut socket)?;
-                None
+                let netns = self.netns.path().display();
+                tracing::warn!(%netns, what, "replacing a VIP table that is not as portolan makes it");
+                self.visit.changes += 1;
+                self.write(&mut socket, None, want, true)
             }
-        };
-        self.suspect.extend(want.keys());
-        self.write(&mut socket, held.as_ref(), want, true)
+        }
     }
 
-    /// Brings the table from `held` to `want`, in one transaction.
+    /// Brings the table from `held` to `want`, in one transaction. `there`: there is a table, also
+    /// if it holds nothing that is known.
     fn write(
         &mut self,
         socket: &mut Socket,
         held: Option<&Held>,
         want: &Arc<Balances>,
-        revive: bool,
+        there: bool,
     ) -> Result<Option<Held>, NftError> {
         let nothing = Balances::new();
         let changes = diff_balances(held.map_or(&nothing, |it| &it.balances), want);
-        if want.is_empty() {
-            if held.is_some() {
-                self.remove(socket)?;
+        let (batch, held) = if want.is_empty() {
+            let mut batch = Batch::new();
+            if there {
+                batch.delete_table(TABLE);
             }
-            return Ok(None);
-        }
-        let amended = held.and_then(|it| ruleset::amended(it, &changes, want, self.seed));
-        let (mut batch, held) = amended.unwrap_or_else(|| ruleset::whole(want, self.seed));
-        if revive {
-            ruleset::revive(&mut batch);
-        }
+            (batch, None)
+        } else {
+            let amended = held.and_then(|it| ruleset::amended(it, &changes, want, self.seed));
+            let (mut batch, held) = amended.unwrap_or_else(|| ruleset::whole(want, self.seed));
+            if self.due {
+                ruleset::revive(&mut batch);
+            }
+            (batch, Some(held))
+        };
         socket.commit(&batch)?;
         for change in &changes {
             tracing::debug!(netns = %self.netns.path().display(), "{change}");
         }
-        self.changes += changes.len();
-        self.suspect.extend(changes.iter().filter_map(suspicious));
-        Ok(Some(held))
-    }
-
-    fn remove(&mut self, socket: &mut Socket) -> Result<(), NftError> {
-        let mut batch = Batch::new();
-        batch.delete_table(TABLE);
-        socket.commit(&batch)?;
-        self.changes += 1;
-        Ok(())
-    }
-
-    /// Deletes what conntrack remembers of flows that go nowhere: those to tasks that are gone,
-    /// and those that began before the table was there and that nobody has answered. What
-    /// somebody answered without us (the engine's own balancing) goes on.
-    fn cut(&self, plan: &SandboxPlan) -> Result<(), ConntrackError> {
-        if self.suspect.is_empty() {
-            return Ok(());
-        }
-        let suspect = &self.suspect;
-        let doomed = |flow: &Flow| {
-            let IpAddr::V4(vip) = flow.original_destination else { return false };
-            let balance = plan.balances.get(&vip).filter(|_| suspect.contains(&vip));
-            balance.is_some_and(|it| {
-                let alive = matches!(flow.reply_source, IpAddr::V4(to) if it.alive.contains(&to));
-                !alive && (flow.nat || !flow.replied)
-            })
-        };
-        let cut = conntrack::delete_matching(&self.netns, doomed)?;
-        if cut > 0 {
-            tracing::debug!(netns = %self.netns.path().display(), cut, "cut connections");
-        }
-        Ok(())
+        self.visit.changes += changes.len();
+        self.visit.suspect.extend(changes.iter().filter_map(suspicious));
+        Ok(held)
     }
 }
 

@@ -7,36 +7,40 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use kernel::netns::Netns;
+use kernel::nft::{Batch, Socket};
 use kernel::{link, socket};
 use registry::{Consumer, Outcome, Snapshot};
 use tokio::sync::watch;
 use vip::{Config, Vip};
 
-/// Where every program listens.
-pub const PORT: u16 = 8080;
+/// Where every program listens, and says its name at once.
+pub(crate) const PORT: u16 = 8080;
+/// Where every program says its name as often as it is sent a byte.
+pub(crate) const ECHO: u16 = 8081;
 
 /// How long a client waits: far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Hosts on one bridge, 10.20.1.0/24.
-pub struct World {
-    pub dir: PathBuf,
+pub(crate) struct World {
+    pub(crate) dir: PathBuf,
     switch: Netns,
     hosts: Vec<PathBuf>,
 }
 
 /// One namespace with one interface.
-pub struct Host {
-    pub name: String,
-    pub address: Ipv4Addr,
-    pub netns: Netns,
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) netns: Netns,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("vip-world-{}-{number}", std::process::id()));
@@ -47,12 +51,12 @@ impl World {
         Self { dir, switch, hosts: vec![path] }
     }
 
-    pub fn path(&self, host: &str) -> PathBuf {
+    pub(crate) fn path(&self, host: &str) -> PathBuf {
         self.dir.join(host)
     }
 
     /// A host with the address 10.20.1.`last`.
-    pub fn host(&mut self, name: &str, last: u8) -> Host {
+    pub(crate) fn host(&mut self, name: &str, last: u8) -> Host {
         let path = self.path(name);
         let netns = link::name_netns(&path).unwrap();
         let port = format!("v{last}");
@@ -67,7 +71,7 @@ impl World {
     }
 
     /// Hosts that answer with their names, the first at 10.20.1.`first`.
-    pub fn tasks(&mut self, service: &str, count: u8, first: u8) -> Vec<Host> {
+    pub(crate) fn tasks(&mut self, service: &str, count: u8, first: u8) -> Vec<Host> {
         let task = |nth| {
             let host = self.host(&format!("{service}.{nth}"), first + nth - 1);
             host.serve();
@@ -77,7 +81,7 @@ impl World {
     }
 
     /// A VIP manager with its state in this world.
-    pub fn manager(&self) -> Manager {
+    pub(crate) fn manager(&self) -> Manager {
         let (sender, addresses) = watch::channel(Arc::default());
         let config =
             Config { pool: "240.240.0.0/16".parse().unwrap(), state_dir: self.dir.join("state") };
@@ -95,46 +99,57 @@ impl Drop for World {
 }
 
 impl Host {
-    /// Answers TCP connections and UDP packets on [`PORT`] with the host's name.
-    pub fn serve(&self) {
-        let here = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
-        let listener = socket::tcp_listener(&self.netns, here).unwrap();
-        let datagrams = socket::udp_bound(&self.netns, here).unwrap();
-        listener.set_nonblocking(false).unwrap();
+    /// Answers on [`PORT`] (TCP and UDP) and on [`ECHO`] (TCP) with the host's name, as long as
+    /// the test runs.
+    pub(crate) fn serve(&self) {
+        let here = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let [listener, echo] = [PORT, ECHO].map(|port| {
+            let listener = socket::tcp_listener(&self.netns, here(port)).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            listener
+        });
+        let datagrams = socket::udp_bound(&self.netns, here(PORT)).unwrap();
         datagrams.set_nonblocking(false).unwrap();
-        let name = self.name.clone();
-        std::thread::spawn(move || {
+        let [first, second, third] = [(); 3].map(|()| self.name.clone());
+        // Who hangs up early does not need the answer: errors of writing end that connection only.
+        thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
-                // Who hangs up early does not need the answer.
-                drop(stream.write_all(name.as_bytes()));
+                drop(stream.write_all(first.as_bytes()));
             }
         });
-        let name = self.name.clone();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = echo.accept() {
+                let name = second.clone();
+                thread::spawn(move || while say(&name, &mut stream).is_ok() {});
+            }
+        });
+        thread::spawn(move || {
             while let Ok((_, from)) = datagrams.recv_from(&mut [0; 64]) {
-                datagrams.send_to(name.as_bytes(), from).unwrap();
+                drop(datagrams.send_to(third.as_bytes(), from));
             }
         });
     }
 
     /// Who answers a connection from this host.
-    pub fn call(&self, vip: Ipv4Addr) -> io::Result<String> {
+    pub(crate) fn call(&self, vip: Ipv4Addr) -> io::Result<String> {
         self.netns.run(|| call(vip)).unwrap()
     }
 
     /// Who answers `count` connections made one after the other.
-    pub fn calls(&self, vip: Ipv4Addr, count: usize) -> Vec<String> {
+    pub(crate) fn calls(&self, vip: Ipv4Addr, count: usize) -> Vec<String> {
         self.netns.run(|| (0..count).map(|_| call(vip).unwrap()).collect()).unwrap()
     }
 
-    /// A connection that stays open; it is answered only when the task's listener accepts.
-    pub fn connect(&self, vip: Ipv4Addr) -> TcpStream {
-        let to = SocketAddr::from((vip, PORT));
-        self.netns.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap()
+    /// A connection that stays open, to [`ECHO`].
+    pub(crate) fn connect(&self, vip: Ipv4Addr) -> TcpStream {
+        let to = SocketAddr::from((vip, ECHO));
+        let stream = self.netns.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     /// A UDP socket of this host.
-    pub fn datagrams(&self) -> UdpSocket {
+    pub(crate) fn datagrams(&self) -> UdpSocket {
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let socket = socket::udp_bound(&self.netns, any).unwrap();
         socket.set_nonblocking(false).unwrap();
@@ -142,14 +157,26 @@ impl Host {
         socket
     }
 
+    /// Does to this host's tables what somebody else might.
+    pub(crate) fn nft(&self, change: impl FnOnce(&mut Batch)) {
+        let mut batch = Batch::new();
+        change(&mut batch);
+        Socket::open(&self.netns).unwrap().commit(&batch).unwrap();
+    }
+
     /// Whether `address` answers an ICMP echo request.
-    pub fn ping(&self, address: Ipv4Addr) -> io::Result<()> {
+    pub(crate) fn ping(&self, address: Ipv4Addr) -> io::Result<()> {
         self.netns.run(|| ping(address)).unwrap()
     }
 }
 
+fn say(name: &str, stream: &mut TcpStream) -> io::Result<()> {
+    stream.read_exact(&mut [0])?;
+    stream.write_all(name.as_bytes())
+}
+
 /// Who answers a connection from the namespace of this thread.
-pub fn call(vip: Ipv4Addr) -> io::Result<String> {
+pub(crate) fn call(vip: Ipv4Addr) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((vip, PORT)), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut name = String::new();
@@ -157,8 +184,37 @@ pub fn call(vip: Ipv4Addr) -> io::Result<String> {
     Ok(name)
 }
 
+/// Sends a packet from the namespace of this thread, whoever gets it.
+pub(crate) fn send(vip: Ipv4Addr) -> io::Result<usize> {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"?", SocketAddr::from((vip, PORT)))
+}
+
+/// Who is at the other end of a connection made with [`Host::connect`].
+pub(crate) fn echo(stream: &mut TcpStream) -> io::Result<String> {
+    stream.write_all(b"?")?;
+    let mut name = [0; 64];
+    let length = stream.read(&mut name)?;
+    Ok(String::from_utf8_lossy(&name[..length]).into_owned())
+}
+
+/// Waits until `is` is so; says what was seen last if it never is.
+pub(crate) async fn wait_until<T: std::fmt::Debug>(
+    mut see: impl FnMut() -> T,
+    is: impl Fn(&T) -> bool,
+) {
+    let begun = std::time::Instant::now();
+    loop {
+        let seen = see();
+        if is(&seen) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Asks over `socket` and gives who answered, and from which address.
-pub fn ask(socket: &UdpSocket, vip: Ipv4Addr) -> io::Result<(String, IpAddr)> {
+pub(crate) fn ask(socket: &UdpSocket, vip: Ipv4Addr) -> io::Result<(String, IpAddr)> {
     socket.send_to(b"?", SocketAddr::from((vip, PORT)))?;
     let mut answer = [0; 64];
     let (length, from) = socket.recv_from(&mut answer)?;
@@ -180,27 +236,27 @@ fn ping(address: Ipv4Addr) -> io::Result<()> {
 }
 
 /// A VIP manager that a test drives by hand.
-pub struct Manager {
-    pub vip: Vip,
-    pub addresses: watch::Receiver<Arc<vip::Addresses>>,
+pub(crate) struct Manager {
+    pub(crate) vip: Vip,
+    pub(crate) addresses: watch::Receiver<Arc<vip::Addresses>>,
     generation: u64,
 }
 
 impl Manager {
     /// Makes a world file true; nothing may fail.
-    pub async fn make(&mut self, world: &str) -> usize {
+    pub(crate) async fn make(&mut self, world: &str) -> usize {
         let outcome = self.try_make(world).await;
         assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
         outcome.changes
     }
 
-    pub async fn try_make(&mut self, world: &str) -> Outcome {
+    pub(crate) async fn try_make(&mut self, world: &str) -> Outcome {
         let (plan, notes) = self.compile(world);
         assert!(notes.is_empty(), "{notes:?}");
         self.vip.apply(&plan).await
     }
 
-    pub fn compile(&mut self, world: &str) -> (Arc<vip::Plan>, registry::Notes) {
+    pub(crate) fn compile(&mut self, world: &str) -> (Arc<vip::Plan>, registry::Notes) {
         let draft = registry::source::world::parse(world, "world.toml").unwrap();
         self.generation += 1;
         let (plan, notes) = self.vip.compile(&Snapshot::build(draft, self.generation));
@@ -209,40 +265,43 @@ impl Manager {
 }
 
 /// The tables of a world file.
-pub struct Text(pub String);
+pub(crate) struct Text(pub(crate) String);
 
 impl Text {
     /// One network, `frontend`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self("[[network]]\nname = \"frontend\"\nsubnet = \"10.20.1.0/24\"\n".to_owned())
     }
 
-    pub fn service(mut self, name: &str, vip: Option<&str>) -> Self {
+    pub(crate) fn service(mut self, name: &str, vip: Option<&str>) -> Self {
         let vip = vip.map(|vip| format!("vip = {{ frontend = \"{vip}\" }}\n")).unwrap_or_default();
-        self.0 += &format!("[[service]]\nname = \"{name}\"\nnetworks = [\"frontend\"]\n{vip}");
+        let text = format!("[[service]]\nname = \"{name}\"\nnetworks = [\"frontend\"]\n{vip}");
+        self.0.push_str(&text);
         self
     }
 
-    pub fn task(mut self, service: &str, nth: u8, last: u8, state: &str) -> Self {
-        self.0 += &format!(
+    pub(crate) fn task(mut self, service: &str, nth: u8, last: u8, state: &str) -> Self {
+        let text = format!(
             "[[task]]\nname = \"{service}.{nth}\"\nservice = \"{service}\"\nstate = \"{state}\"\n\
              addresses = {{ frontend = \"10.20.1.{last}\" }}\n"
         );
+        self.0.push_str(&text);
         self
     }
 
     /// Serving tasks 1 to `count`, the first at 10.20.1.`first`.
-    pub fn tasks(self, service: &str, count: u8, first: u8) -> Self {
+    pub(crate) fn tasks(self, service: &str, count: u8, first: u8) -> Self {
         (1..=count).fold(self, |text, nth| text.task(service, nth, first + nth - 1, "serving"))
     }
 
-    pub fn sandbox(mut self, host: &Host, path: &Path) -> Self {
+    pub(crate) fn sandbox(mut self, host: &Host, path: &Path) -> Self {
         let Host { name, address, .. } = host;
-        self.0 += &format!(
+        let text = format!(
             "[[sandbox]]\nname = \"{name}\"\nnetns = \"{}\"\nnetworks = [\"frontend\"]\n\
              addresses = {{ frontend = \"{address}\" }}\n",
             path.display()
         );
+        self.0.push_str(&text);
         self
     }
 }

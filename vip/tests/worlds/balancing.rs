@@ -1,17 +1,10 @@
 //! VIPs in real namespaces: who answers, who is refused, what survives a change.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on panics"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr};
 
-use support::{Text, World, ask};
+use crate::support::{Host, PORT, Text, World, ask, echo, wait_until};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 2);
 const APP: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 3);
@@ -104,9 +97,9 @@ async fn a_service_scaled_to_nothing_refuses_at_once_and_comes_back() {
 
 /// What sending says (the packet was dropped on its way out), and what waiting says (port
 /// unreachable). Errors reach connected UDP sockets only.
-fn refusal_of_udp(client: &support::Host) -> [ErrorKind; 2] {
+fn refusal_of_udp(client: &Host) -> [ErrorKind; 2] {
     let socket = client.datagrams();
-    socket.connect((WEB, support::PORT)).unwrap();
+    socket.connect((WEB, PORT)).unwrap();
     let sent = socket.send(b"?").unwrap_err().kind();
     [sent, socket.recv(&mut [0; 64]).unwrap_err().kind()]
 }
@@ -134,9 +127,39 @@ async fn an_open_connection_stays_with_its_task_while_that_drains() {
     assert_eq!(shares(&client.calls(WEB, 6)), [("web.2", 6)].into(), "new ones go elsewhere");
 
     manager.make(&text("stopped")).await;
-    let after: Vec<_> = sockets.iter().map(|it| ask(it, WEB).unwrap().0).collect();
-    assert_eq!(shares(&after), [("web.2", 2)].into(), "flows to a task that is gone move");
+    let who = || sockets.iter().map(|it| ask(it, WEB).unwrap().0).collect::<Vec<_>>();
+    wait_until(who, |after| shares(after) == [("web.2", 2)].into()).await;
     drop(tasks);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_task_that_is_gone_is_told() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 2, 11);
+    let client = world.host("client", 100);
+    let mut manager = world.manager();
+    let path = world.path("client");
+    let text = |state: &str| {
+        let text = Text::new().service("web", Some("10.20.1.2"));
+        let text = text.task("web", 1, 11, state).task("web", 2, 12, "serving");
+        text.sandbox(&client, &path).0
+    };
+    manager.make(&text("serving")).await;
+    let mut streams: BTreeMap<_, _> = (0..2)
+        .map(|_| client.connect(WEB))
+        .map(|mut stream| (echo(&mut stream).unwrap(), stream))
+        .collect();
+    let mut first = streams.remove("web.1").unwrap();
+    let mut second = streams.remove("web.2").unwrap();
+
+    manager.make(&text("draining")).await;
+    assert_eq!(echo(&mut first).unwrap(), "web.1", "connections stay while their task drains");
+
+    let reader = std::thread::spawn(move || first.read(&mut [0]));
+    manager.make(&text("stopped")).await;
+    let told = reader.join().unwrap().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::ConnectionAborted);
+    assert_eq!(echo(&mut second).unwrap(), "web.2", "others go on");
 }
 
 #[tokio::test]
@@ -196,11 +219,14 @@ async fn what_was_tried_before_the_table_existed_works_once_it_does() {
     let socket = client.datagrams();
     // A neighbour that does not answer would hold the packet back: somebody has to be there.
     let _vip_owner = world.host("elsewhere", 2);
-    socket.send_to(b"?", (WEB, support::PORT)).unwrap();
+    socket.send_to(b"?", (WEB, PORT)).unwrap();
     let flows = kernel::conntrack::flows(&client.netns).unwrap();
     assert_eq!(flows.len(), 1, "{flows:?}");
 
     let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 1, 11);
-    world.manager().make(&text.sandbox(&client, &world.path("client")).0).await;
+    let mut manager = world.manager();
+    manager.make(&text.sandbox(&client, &world.path("client")).0).await;
+    let flows = || kernel::conntrack::flows(&client.netns).unwrap();
+    wait_until(flows, Vec::is_empty).await;
     assert_eq!(ask(&socket, WEB).unwrap().0, "web.1");
 }

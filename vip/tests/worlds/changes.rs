@@ -1,0 +1,265 @@
+//! Changes under load, restarts, and what others do to the table.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::support::{Host, Manager, Text, World, call, echo, send};
+use kernel::nft::{Batch, Expr, Family, Socket, Table};
+use registry::Consumer;
+
+const TABLE: Table<'static> = Table { family: Family::Ip, name: "portolan_vip" };
+
+const WEB: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 2);
+
+/// Each swap takes a task away or gives one back; all of them go on answering, as draining tasks
+/// do.
+#[tokio::test]
+async fn two_thousand_swaps_under_a_load_of_connects_fail_none() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 4, 11);
+    let client = world.host("client", 100);
+    let mut manager = world.manager();
+    let path = world.path("client");
+    let plans: Vec<_> = (1..=4)
+        .map(|count| {
+            let mut text = Text::new().service("web", Some("10.20.1.2"));
+            for nth in 1..=4 {
+                let state = if nth <= count { "serving" } else { "draining" };
+                text = text.task("web", nth, 10 + nth, state);
+            }
+            manager.compile(&text.sandbox(&client, &path).0).0
+        })
+        .collect();
+    let first = manager.vip.apply(&plans[3]).await;
+    assert!(first.failures.is_empty(), "{:?}", first.failures);
+    let load = Load::begin(client, 2);
+    for swap in 0..2_000 {
+        let plan = &plans[[3, 1, 2, 0, 2, 1][swap % 6]];
+        let t = tokio::time::Instant::now();
+        let outcome = manager.vip.apply(plan).await;
+        if swap < 20 || swap % 100 == 0 {
+            eprintln!("{swap} {:?} {}", t.elapsed(), outcome.changes);
+        }
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+    }
+    let (done, failed) = load.end();
+    assert!(failed.is_empty(), "{} of {done} failed: {:?}", failed.len(), failed[0]);
+    assert!(done > 2_000, "only {done} connects in 2,000 swaps");
+}
+
+/// Between two calls of a thread, so that the swaps get their share of the processors.
+const PAUSE: Duration = Duration::from_micros(500);
+
+/// Threads that call a VIP from one host, over and over.
+struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<(usize, Vec<io::Error>)>>,
+}
+
+impl Load {
+    fn begin(client: Host, threads: usize) -> Self {
+        let (stop, client) = (Arc::new(AtomicBool::new(false)), Arc::new(client));
+        let thread = |_| {
+            let (stop, client) = (Arc::clone(&stop), Arc::clone(&client));
+            let work = move || {
+                let (mut done, mut failed) = (0, Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    failed.extend(call(WEB).err());
+                    done += 1;
+                    thread::sleep(PAUSE);
+                }
+                (done, failed)
+            };
+            thread::spawn(move || client.netns.run(work).unwrap())
+        };
+        let threads = (0..threads).map(thread).collect();
+        Self { stop, threads }
+    }
+
+    /// How many calls there were, and what those said that failed.
+    fn end(self) -> (usize, Vec<io::Error>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (mut done, mut failed) = (0, Vec::new());
+        for thread in self.threads {
+            let (more, errors) = thread.join().unwrap();
+            done += more;
+            failed.extend(errors);
+        }
+        (done, failed)
+    }
+}
+
+/// The table as `Vip` leaves it for one service of two tasks.
+async fn one_service(world: &mut World) -> (Host, Vec<Host>, String, Manager) {
+    let tasks = world.tasks("web", 2, 11);
+    let client = world.host("client", 100);
+    let text = Text::new().service("web", None).tasks("web", 2, 11);
+    let text = text.service("idle", Some("10.20.1.3"));
+    let text = text.sandbox(&client, &world.path("client")).0;
+    let mut manager = world.manager();
+    assert_eq!(manager.make(&text).await, 3, "two VIPs and a route");
+    (client, tasks, text, manager)
+}
+
+#[tokio::test]
+async fn after_a_restart_the_table_is_read_back_and_nothing_changes() {
+    let mut world = World::new();
+    let (client, _tasks, text, manager) = one_service(&mut world).await;
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    let mut stream = client.connect(vip);
+    let answered = echo(&mut stream).unwrap();
+    drop(manager);
+    assert_eq!(client.calls(vip, 2).len(), 2, "VIPs stand while portolan is away");
+
+    let mut manager = world.manager();
+    assert_eq!(manager.make(&text).await, 0);
+    assert_eq!(echo(&mut stream).unwrap(), answered);
+    let fewer =
+        text.replace("[[task]]\nname = \"web.2\"", "[[task]]\nname = \"web.2\"\nweight = 0");
+    assert_eq!(manager.make(&fewer).await, 1, "what was read back can be changed");
+    assert_eq!(client.calls(vip, 2), ["web.1", "web.1"]);
+    drop(manager);
+    // The old half of the slots is still in the map: no difference.
+    assert_eq!(world.manager().make(&fewer).await, 0);
+}
+
+#[tokio::test]
+async fn a_flushed_ruleset_is_put_right_and_connections_go_on() {
+    let mut world = World::new();
+    let (client, _tasks, text, mut manager) = one_service(&mut world).await;
+    let (plan, _notes) = manager.compile(&text);
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    let mut stream = client.connect(vip);
+    let answered = echo(&mut stream).unwrap();
+    client.nft(|batch| batch.delete_table(TABLE));
+    client.netns.run(|| call(vip)).unwrap().unwrap_err();
+
+    tokio::time::pause();
+    assert_eq!(manager.vip.apply(&plan).await.changes, 0, "not yet looked at");
+    tokio::time::advance(manager.vip.upkeep().unwrap()).await;
+    assert_eq!(manager.vip.apply(&plan).await.changes, 2);
+    assert_eq!(client.calls(vip, 2).len(), 2);
+    assert_eq!(echo(&mut stream).unwrap(), answered);
+}
+
+#[tokio::test]
+async fn a_table_that_somebody_changed_is_replaced_whole() {
+    let mut world = World::new();
+    let (client, _tasks, text, manager) = one_service(&mut world).await;
+    drop(manager);
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    let mut stream = client.connect(vip);
+    let answered = echo(&mut stream).unwrap();
+    let strange: [fn(&mut Batch); 6] = [
+        |it| it.add_chain(TABLE, "mine", None),
+        |it| it.flush_chain(TABLE, "refuse"),
+        |it| it.add_rule(TABLE, "output", &[Expr::Counter], b""),
+        |it| it.flush_chain(TABLE, "vip-240.240.0.1"),
+        |it| it.flush_set(TABLE, "services"),
+        |it| {
+            it.delete_table(TABLE);
+            it.add_table(TABLE, false);
+        },
+    ];
+    for (number, change) in strange.into_iter().enumerate() {
+        client.nft(change);
+        let mut manager = world.manager();
+        assert_eq!(manager.make(&text).await, 3, "change {number}: the table and two VIPs");
+        assert_eq!(client.calls(vip, 2).len(), 2, "change {number}");
+        assert_eq!(echo(&mut stream).unwrap(), answered, "change {number}");
+        assert_eq!(world.manager().make(&text).await, 0, "change {number}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_somebody_changed_does_not_stop_a_change() {
+    let mut world = World::new();
+    let (client, _tasks, text, mut manager) = one_service(&mut world).await;
+    client.nft(|it| it.flush_set(TABLE, "vips"));
+    let without = text.replace("name = \"idle\"", "name = \"idle\"\nmode = \"dnsrr\"");
+    let without = without.replace("vip = { frontend = \"10.20.1.3\" }\n", "");
+    manager.make(&without).await;
+    assert_eq!(client.calls(Ipv4Addr::new(240, 240, 0, 1), 2).len(), 2);
+    assert_eq!(world.manager().make(&without).await, 0);
+}
+
+#[tokio::test]
+async fn a_table_that_nobody_looks_after_switches_itself_off_and_on_again() {
+    let mut world = World::new();
+    let (client, _tasks, text, manager) = one_service(&mut world).await;
+    drop(manager);
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    // What happens after ten minutes.
+    client.nft(|it| it.flush_set(TABLE, "alive"));
+    let sent = || client.netns.run(|| send(vip)).unwrap();
+    sent().unwrap();
+    let flows = kernel::conntrack::flows(&client.netns).unwrap();
+    assert!(flows.iter().all(|it| !it.nat), "nothing is rewritten: {flows:?}");
+    let idle = client.netns.run(|| send(Ipv4Addr::new(10, 20, 1, 3))).unwrap();
+    idle.unwrap(); // nothing is refused
+
+    assert_eq!(world.manager().make(&text).await, 1, "it works again");
+    assert_eq!(client.calls(vip, 2).len(), 2);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_gone_or_new_is_no_error() {
+    let mut world = World::new();
+    let (client, _tasks, text, mut manager) = one_service(&mut world).await;
+    let gone = text.replace("name = \"client\"", "name = \"gone\"").replace("/client\"", "/gone\"");
+    assert_eq!(manager.make(&gone).await, 1, "the old sandbox is left");
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    client.netns.run(|| call(vip)).unwrap().unwrap_err();
+    assert_eq!(manager.make(&text).await, 3);
+
+    // Another container under the same path, as after a restart.
+    let path = world.path("client");
+    kernel::link::unname_netns(&path).unwrap();
+    kernel::link::delete_link(&client.netns, "eth0").unwrap();
+    drop(client);
+    let client = world.host("client", 100);
+    tokio::time::pause();
+    tokio::time::advance(manager.vip.upkeep().unwrap()).await;
+    assert_eq!(manager.make(&text).await, 3);
+    assert_eq!(client.calls(vip, 2).len(), 2);
+}
+
+#[tokio::test]
+async fn a_table_that_another_process_owns_is_a_note_on_that_sandbox_only() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 1, 11);
+    let (squatted, client) = (world.host("squatted", 100), world.host("client", 101));
+    let mut squatter = Socket::open(&squatted.netns).unwrap();
+    let mut batch = Batch::new();
+    batch.add_table(TABLE, true);
+    squatter.commit(&batch).unwrap();
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 1, 11);
+    let text = text.sandbox(&squatted, &world.path("squatted"));
+    let text = text.sandbox(&client, &world.path("client")).0;
+    let mut manager = world.manager();
+    let outcome = manager.try_make(&text).await;
+    let notes: Vec<_> = outcome.failures.iter().map(ToString::to_string).collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].starts_with("error: sandbox squatted: `vip`: cannot "), "{notes:?}");
+    assert_eq!(client.call(WEB).unwrap(), "web.1");
+    drop(squatter);
+    assert_eq!(manager.make(&text).await, 1, "tried again, and only there");
+    assert_eq!(squatted.call(WEB).unwrap(), "web.1");
+}
+
+#[tokio::test]
+async fn cleaning_up_leaves_nothing() {
+    let mut world = World::new();
+    let (client, _tasks, _text, manager) = one_service(&mut world).await;
+    drop(manager);
+    assert!(vip::cleanup(&client.netns).unwrap());
+    let tables = Socket::open(&client.netns).unwrap().tables().unwrap();
+    assert_eq!(tables, []);
+    let routes = kernel::route::routes(&client.netns).unwrap();
+    assert!(routes.iter().all(|it| it.protocol != kernel::route::PROTOCOL), "{routes:?}");
+    assert!(!vip::cleanup(&client.netns).unwrap(), "nothing is left to remove");
+}

@@ -1,0 +1,11 @@
+//! The VIP manager in real network namespaces, as root or inside `unshare -Urnm`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on panics, and time is real here"
+)]
+
+mod balancing;
+mod changes;
+mod support;

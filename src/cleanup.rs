@@ -12,7 +12,7 @@ pub struct Cleaned {
     /// Namespaces looked at.
     pub namespaces: usize,
     /// Of which something was removed.
-    pub cleaned: usize,
+    pub changed: usize,
     /// What could not be removed, one sentence each.
     pub failures: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub fn clean_host() -> Cleaned {
                 Err(error) => cleaned.failures.push(format!("{}: {error}", path.display())),
             }
         }
-        cleaned.cleaned += usize::from(found);
+        cleaned.changed += usize::from(found);
     }
     cleaned
 }

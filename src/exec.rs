@@ -69,11 +69,9 @@ pub fn exec(place: &Place, command: &[OsString]) -> ExecError {
 }
 
 fn hosts(place: &Place) -> String {
-    let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
-    for address in &place.addresses {
-        text.push_str(&format!("{address} {}\n", place.hostname));
-    }
-    text
+    let local = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
+    let own = place.addresses.iter().map(|address| format!("{address} {}\n", place.hostname));
+    std::iter::once(local).chain(own).collect()
 }
 
 const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n\

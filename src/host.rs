@@ -33,6 +33,7 @@ impl Host for ThisHost {
         Netns::this().and_then(|netns| netns.cookie()).map_err(io::Error::other)
     }
 
+    #[expect(clippy::manual_async_fn, reason = "the trait wants it free of `self`'s lifetime")]
     fn watch_neighbours(
         &self,
         path: PathBuf,

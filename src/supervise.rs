@@ -267,10 +267,10 @@ impl Starting<'_> {
                     }
                 };
                 let once = || run(consumer, world.clone(), sender.clone(), stop.clone());
-                match catch_unwind(AssertUnwindSafe(once)) {
-                    Ok(()) => return,
-                    Err(_) => tracing::error!(consumer = C::NAME, "panicked; starting it anew"),
+                if catch_unwind(AssertUnwindSafe(once)).is_ok() {
+                    return;
                 }
+                tracing::error!(consumer = C::NAME, "panicked; starting it anew");
                 std::thread::sleep(backoff.pause());
             }
         };

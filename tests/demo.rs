@@ -1,5 +1,7 @@
 //! The main job, end to end, in the demo's real namespaces: real dig, real curl, no engine.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Rules of the house that no compiler checks: where code may stand, and how it opens.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -185,6 +185,9 @@ impl Room {
                 Change::Open(view) => match self.open(view) {
                     Ok(mut held) => {
                         held.take_over(view, &mut outcome);
+                        if held.takeover.is_some() {
+                            tracing::info!(sandbox = %view.name, "took over DNS");
+                        }
                         self.sandboxes.insert(view.sandbox.clone(), held);
                         self.views.insert(view.sandbox.clone(), Arc::clone(view));
                     }

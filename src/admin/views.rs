@@ -160,31 +160,26 @@ pub fn status(live: &Live) -> Status {
 }
 
 fn describe(status: &Status) -> String {
-    let mut text = match &status.stale {
-        Some(reason) => {
-            format!("serving what was last known (generation {}): {reason}\n", status.generation)
-        }
-        None if status.generation == 0 => "waiting for the first complete reading\n".to_owned(),
-        None => format!("up to date (generation {})\n", status.generation),
-    };
-    let Status { networks, services, tasks, sandboxes, .. } = status;
-    text.push_str(&format!(
-        "{networks} networks, {services} services, {tasks} tasks, {sandboxes} sandboxes\n"
+    let Status { generation, networks, services, tasks, sandboxes, .. } = status;
+    let mut lines = vec![match &status.stale {
+        Some(reason) => format!("serving what was last known (generation {generation}): {reason}"),
+        None if *generation == 0 => "waiting for the first complete reading".to_owned(),
+        None => format!("up to date (generation {generation})"),
+    }];
+    lines.push(format!(
+        "{networks} networks, {services} services, {tasks} tasks, {sandboxes} sandboxes"
     ));
     for part in &status.parts {
         let PartStatus { name, generation, changes, took_ms, failures } = part;
         let state = if failures.is_empty() { "fine" } else { "failing" };
-        text.push_str(&format!(
-            "{name}: {state}, generation {generation}, {changes} changes in {took_ms:.1} ms\n"
+        lines.push(format!(
+            "{name}: {state}, generation {generation}, {changes} changes in {took_ms:.1} ms"
         ));
-        for failure in failures {
-            text.push_str(&format!("  {failure}\n"));
-        }
+        lines.extend(failures.iter().map(|failure| format!("  {failure}")));
     }
-    for note in &status.notes {
-        text.push_str(&format!("{note}\n"));
-    }
-    text
+    lines.extend(status.notes.iter().cloned());
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 fn part<P>(name: &'static str, report: Option<&Report<P>>) -> PartStatus {

@@ -27,7 +27,7 @@ impl Cleanup {
         let cleaned = clean_host();
         print(&format_args!(
             "looked at {} network namespaces, removed portolan's tables and routes from {}\n",
-            cleaned.namespaces, cleaned.cleaned
+            cleaned.namespaces, cleaned.changed
         ));
         for failure in &cleaned.failures {
             remark(failure);

@@ -77,5 +77,5 @@ async fn up(config: &Config, parts: Parts) -> Result<(), StartError> {
 async fn announce(supervisor: &Supervisor) {
     supervisor.ready().await;
     tracing::info!("ready");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -1,6 +1,6 @@
 //! Says why a name resolves in a sandbox the way it does, or why not and what would make it.
 //!
-//! Always true here: the answer told is the one that [`answer`](crate::answer::answer) gives; this
+//! Always true here: the answer told is the one that [`answer`] gives; this
 //! only adds where it looked and who holds the name. Pure.
 
 use std::fmt;

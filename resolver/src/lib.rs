@@ -1,6 +1,6 @@
 //! Names: what every container resolves on 127.0.0.11, and what operators resolve from the host.
 //!
-//! Read in this order: [`plan`], [`compile`](compile()), [`answer`](answer()), [`wire`],
+//! Read in this order: [`plan`], [`compile`](compile()), [`answer`], [`wire`],
 //! [`respond`], then what does I/O: `serve`, `forward`, `engine`, `takeover`, `apply`.
 
 pub mod answer;

@@ -201,7 +201,10 @@ fn a_resolver_that_hangs_loses_its_sandboxes_to_the_engine_and_gets_them_back() 
 #[ignore = "is the process that another test stops and kills"]
 fn serves_one_sandbox_until_killed() {
     let mut driven = Driven::new(None);
-    driven.apply(&std::env::var("SANDBOX_WORLD").unwrap());
+    // A world from the shell shows it beside a real engine: SANDBOX_GOSSIP=1 asks that engine too.
+    let (world, gossip) =
+        (std::env::var("SANDBOX_WORLD").unwrap(), std::env::var("SANDBOX_GOSSIP"));
+    assert!(driven.try_apply(&world, gossip.is_ok()).failures.is_empty());
     std::thread::sleep(Duration::from_secs(60));
 }
 

@@ -1,5 +1,5 @@
-//! Chooses one of several backends: the less busy of two drawn at random, by weight. Pure; the
-//! randomness is handed in.
+//! Chooses one of several backends: the less busy of two different ones, drawn at random by weight.
+//! Pure; the randomness is handed in.
 //!
 //! Two choices keep the longest queue near the shortest without a shared order (Mitzenmacher,
 //! "The Power of Two Choices", 2001), and a task that hangs is avoided because its requests stay.
@@ -46,7 +46,7 @@ impl Spread {
     /// The position of the backend to ask; `None` when all are shunned always or there are none.
     pub(crate) fn choose(&self, dice: &mut Dice, load: impl Fn(usize) -> Load) -> Option<usize> {
         let first = self.draw(dice)?;
-        let second = if self.sums.len() == 1 { first } else { self.draw(dice)? };
+        let second = self.draw_another(dice, first).unwrap_or(first);
         let better = if self.busier(first, second, &load) { second } else { first };
         match load(better).shunned {
             Shunned::No => Some(better),
@@ -58,6 +58,17 @@ impl Spread {
     /// One position, each as probable as its weight.
     fn draw(&self, dice: &mut Dice) -> Option<usize> {
         let point = dice.below(*self.sums.last()?)?;
+        Some(self.sums.partition_point(|&sum| sum <= point))
+    }
+
+    /// A position besides `first`, each as probable as its weight among the rest; `None` where there
+    /// is no other.
+    fn draw_another(&self, dice: &mut Dice, first: usize) -> Option<usize> {
+        let weight = self.weight(first);
+        let before = self.sums.get(first)?.checked_sub(weight)?;
+        let point = dice.below(self.sums.last()?.checked_sub(weight)?)?;
+        // The points of `first` are left out: what lies behind them moves up.
+        let point = if point < before { point } else { point + weight };
         Some(self.sums.partition_point(|&sum| sum <= point))
     }
 
@@ -139,7 +150,19 @@ mod tests {
     fn the_busiest_of_several_gets_the_least() {
         let load = |place| Load { in_flight: [9, 1, 1, 1][place], ..Load::default() };
         let shares = shares(&Spread::new([1, 1, 1, 1]), 4, load);
-        assert!(shares[0] < 900, "only when drawn twice: {shares:?}");
+        assert_eq!(shares[0], 0, "whoever is drawn with it has less to do: {shares:?}");
+    }
+
+    #[test]
+    fn the_two_drawn_are_different_and_each_by_its_weight() {
+        let spread = Spread::new([1, 2, 5]);
+        let mut dice = Dice::new(7);
+        let mut seconds = [0_u32; 3];
+        for _ in 0..10_000 {
+            seconds[spread.draw_another(&mut dice, 2).unwrap()] += 1;
+        }
+        assert!(seconds[0].abs_diff(3_333) < 250 && seconds[2] == 0, "{seconds:?}");
+        assert_eq!(Spread::new([3]).draw_another(&mut dice, 0), None);
     }
 
     #[test]

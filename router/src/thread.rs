@@ -58,7 +58,7 @@ pub(crate) struct Thread {
     pub(crate) door: Door,
     pub(crate) pool: Pool,
     pub(crate) dice: RefCell<Dice>,
-    /// Parent of all connections, to clients and to tasks.
+    /// Parent of the connections to tasks, which end with the thread.
     pub(crate) tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -103,6 +103,7 @@ pub(crate) async fn run(shared: Shared, listener: TcpListener, seed: u64) {
     let connections = Arc::clone(&shared.connections);
     let thread = Rc::new(Thread::new(shared, seed));
     let rules = Rc::new(thread.rules());
+    let clients = TaskTracker::new();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
@@ -113,7 +114,7 @@ pub(crate) async fn run(shared: Shared, listener: TcpListener, seed: u64) {
                     thread.stats.accepted.add();
                     let client = Client::new(peer.ip(), &thread.config.trusted);
                     let served = connection(Rc::clone(&thread), Rc::clone(&rules), client, stream);
-                    thread.tasks.spawn_local(async move {
+                    clients.spawn_local(async move {
                         served.await;
                         drop(permit);
                     });
@@ -126,15 +127,9 @@ pub(crate) async fn run(shared: Shared, listener: TcpListener, seed: u64) {
         }
     }
     drop(listener);
-    thread.tasks.close();
-    // Idle connections to tasks are tasks too; they have nothing to drain.
-    let drained = async {
-        while thread.tasks.len() > thread.pool.len() {
-            tokio::time::sleep(DRAIN_STEP).await;
-        }
-    };
-    if tokio::time::timeout(thread.config.timeouts.drain, drained).await.is_err() {
-        let left = thread.tasks.len();
+    clients.close();
+    if tokio::time::timeout(thread.config.timeouts.drain, clients.wait()).await.is_err() {
+        let left = clients.len();
         tracing::warn!(left, "connections still open at the end of the drain time are dropped");
     }
 }
@@ -180,5 +175,3 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed, usually for want of descriptors: without it the loop would
 /// spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often a draining thread looks whether it is done.
-const DRAIN_STEP: Duration = Duration::from_millis(10);

@@ -107,11 +107,6 @@ impl Pool {
         }
     }
 
-    /// How many connections are kept.
-    pub(crate) fn len(&self) -> usize {
-        self.idle.borrow().count
-    }
-
     /// Closes connections that nobody needed for too long or that the task closed.
     pub(crate) fn sweep(&self, now: Instant) {
         let mut idle = self.idle.borrow_mut();

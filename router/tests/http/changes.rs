@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, get};
-use crate::task::Task;
+use crate::task::{Task, Then};
 use crate::world::{Bench, add, config, now, web};
 
 #[test]
@@ -99,6 +99,33 @@ fn a_router_that_stops_finishes_what_it_began_and_takes_no_more() {
     now(async { tokio::time::timeout(Duration::from_secs(3), handle.ended()).await }).unwrap();
     let refused = std::net::TcpStream::connect(bench.address).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn idle_connections_that_tasks_closed_do_not_cut_the_draining_short() {
+    let task = Task::start(|asked| {
+        let slow = asked.head.starts_with("GET /slow");
+        thread::sleep(Duration::from_millis(if slow { 500 } else { 50 }));
+        asked.reply("hello");
+        thread::sleep(Duration::from_millis(50)); // so that the connection is kept first
+        if slow { Then::Keep } else { Then::Close }
+    });
+    let mut bench =
+        Bench::with_web(&[task.address], |config| config.threads = 1.try_into().unwrap());
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(bench.address)).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: web.test\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply().unwrap().text(), "hello");
+    }
+    let mut slow = Client::connect(bench.address);
+    slow.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n");
+    while task.requests() < 6 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    bench.stop();
+    assert_eq!(slow.reply().unwrap().text(), "hello");
 }
 
 #[test]

@@ -261,3 +261,80 @@ pub(crate) fn eventually<T: std::fmt::Debug>(
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// Two networks, a VIP service on one, a sandbox on each.
+pub(crate) fn world(front: &Sandbox, back: &Sandbox, upstreams: &[String]) -> String {
+    format!(
+        r#"
+        [[network]]
+        name = "front"
+        subnet = "10.20.1.0/24"
+
+        [[network]]
+        name = "back"
+        subnet = "10.20.2.0/24"
+        internal = true
+
+        [[service]]
+        name = "web"
+        networks = ["front"]
+        vip = {{ front = "10.20.1.2" }}
+
+        [[task]]
+        name = "web.1"
+        service = "web"
+        addresses = {{ front = "10.20.1.11" }}
+
+        [[task]]
+        name = "db"
+        addresses = {{ back = "10.20.2.31" }}
+
+        [[sandbox]]
+        name = "web.1"
+        netns = "{}"
+        networks = ["front"]
+        upstreams = {upstreams:?}
+
+        [[sandbox]]
+        name = "db"
+        netns = "{}"
+        networks = ["back"]
+        upstreams = {upstreams:?}
+        "#,
+        front.path().display(),
+        back.path().display(),
+    )
+}
+
+/// One network, a VIP service and a sandbox that asks `upstreams`, dialled from `dial`.
+pub(crate) fn one_world(sandbox: &Sandbox, upstreams: &[String], dial: &str) -> String {
+    format!(
+        r#"
+        [[network]]
+        name = "net"
+        subnet = "10.1.0.0/16"
+
+        [[service]]
+        name = "web"
+        networks = ["net"]
+        vip = {{ net = "10.1.0.2" }}
+
+        [[task]]
+        name = "box"
+        addresses = {{ net = "10.1.0.3" }}
+
+        [[sandbox]]
+        name = "box"
+        netns = "{}"
+        networks = ["net"]
+        upstreams = {upstreams:?}
+        dial = "{dial}"
+        "#,
+        sandbox.path().display(),
+    )
+}
+
+/// The same with nobody to ask.
+pub(crate) fn small_world(sandbox: &Sandbox) -> String {
+    one_world(sandbox, &[], "host")
+}

@@ -1,0 +1,173 @@
+//! Names that are not ours, asked of others in real network namespaces: upstream servers, and the
+//! engine's own resolver.
+//!
+//! Needs the right to make network namespaces: root, or `unshare -Urnm`.
+#![expect(clippy::disallowed_methods, reason = "tests drive real programs, in real time")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on panics"
+)]
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use support::{ADDRESS, Driven, Sandbox, Server, one_world, reply, small_world, world};
+
+#[test]
+fn names_from_outside_are_asked_of_the_servers_and_short_ones_are_not() {
+    let address = Ipv4Addr::new(198, 51, 100, 7);
+    let upstream = Server::start(move |query| Some(reply(query, 0, &[address])));
+    let (front, back) = (Sandbox::new(), Sandbox::new());
+    let mut driven = Driven::new(None);
+    driven.apply(&world(&front, &back, &[upstream.address.to_string()]));
+    assert_eq!(front.dig("example.com"), "198.51.100.7");
+    assert_eq!(front.dig("+tcp example.com"), "198.51.100.7");
+    assert_eq!(upstream.asked(), 2);
+    assert!(front.dig_header("printer").contains("NXDOMAIN"));
+    assert!(front.dig_header("web TXT").contains("NOERROR"));
+    // On internal networks only: nobody is asked.
+    let refused = back.dig_header("example.com");
+    assert!(refused.contains("SERVFAIL") && refused.contains("internal"), "{refused}");
+    assert_eq!(upstream.asked(), 2);
+    let counts = driven.resolver.meter().counts();
+    assert_eq!((counts.from_upstream, counts.from_registry, counts.refused), (2, 2, 1));
+}
+
+#[test]
+fn servers_that_fail_are_passed_over_and_spoofed_replies_are_not_believed() {
+    let (good, bad) = (Ipv4Addr::new(198, 51, 100, 7), Ipv4Addr::new(203, 0, 113, 66));
+    let failing = Server::start(|query| Some(reply(query, 2, &[])));
+    let lying = Server::start(move |query| {
+        let mut lie = reply(query, 0, &[bad]);
+        lie[1] ^= 1; // another id
+        Some(lie)
+    });
+    let honest = Server::start(move |query| Some(reply(query, 0, &[good])));
+    let sandbox = Sandbox::new();
+    let servers = [&failing, &lying, &honest].map(|it| it.address.to_string());
+    let mut driven = Driven::new(None);
+    driven.apply(&one_world(&sandbox, &servers, "host"));
+    assert_eq!(sandbox.dig("example.com"), "198.51.100.7");
+    assert_eq!((failing.asked(), lying.asked(), honest.asked()), (1, 1, 1));
+    driven.apply(&one_world(&sandbox, &servers[..2], "host"));
+    assert!(sandbox.dig_header("example.com").contains("SERVFAIL"));
+    // Nobody listens: an error comes back at once, and says why.
+    driven.apply(&one_world(&sandbox, &["127.0.0.1:9".to_owned()], "host"));
+    let silent = sandbox.dig_header("example.com");
+    assert!(silent.contains("SERVFAIL") && silent.contains("EDE: 22"), "{silent}");
+}
+
+#[test]
+fn denials_of_the_outside_are_final_and_replies_cut_by_servers_are_fetched_over_tcp() {
+    let whole: Vec<_> = (0..100).map(|it| Ipv4Addr::new(198, 51, 100, it)).collect();
+    let denying = Server::start(|query| Some(reply(query, 3, &[])));
+    let cutting = Server::start(move |query| {
+        if query.last() == Some(&255) {
+            return Some(reply(&query[..query.len() - 1], 0, &whole));
+        }
+        let mut cut = reply(query, 0, &[]);
+        cut[2] |= 2;
+        Some(cut)
+    });
+    let sandbox = Sandbox::new();
+    let mut driven = Driven::new(None);
+    let servers = [&denying, &cutting].map(|it| it.address.to_string());
+    driven.apply(&one_world(&sandbox, &servers, "host"));
+    assert!(sandbox.dig_header("nope.example").contains("NXDOMAIN"));
+    assert_eq!((denying.asked(), cutting.asked()), (1, 0));
+    driven.apply(&one_world(&sandbox, &servers[1..], "host"));
+    assert_eq!(sandbox.dig("+tcp big.example").split(' ').count(), 100);
+    assert_eq!(sandbox.dig("big.example").split(' ').count(), 100);
+    assert!(sandbox.dig_header("+ignore big.example").contains(" tc"));
+}
+
+#[test]
+fn servers_of_a_sandbox_are_dialled_from_inside_it() {
+    let sandbox = Sandbox::new();
+    let inside = SocketAddr::from((Ipv4Addr::LOCALHOST, 5353));
+    let address = Ipv4Addr::new(198, 51, 100, 8);
+    let answer = move |query: &[u8]| Some(reply(query, 0, &[address]));
+    let server =
+        Server::on(kernel::socket::udp_bound(&sandbox.netns(), inside).unwrap(), None, answer);
+    let mut driven = Driven::new(None);
+    driven.apply(&one_world(&sandbox, &[inside.to_string()], "sandbox"));
+    assert_eq!(sandbox.dig("example.com"), "198.51.100.8");
+    assert_eq!(server.asked(), 1);
+}
+
+#[test]
+fn too_many_questions_outside_are_refused_at_once_and_ours_go_on() {
+    let silent = Server::start(|_| None);
+    let sandbox = Sandbox::new();
+    let mut driven = Driven::new(None);
+    driven.apply(&one_world(&sandbox, &[silent.address.to_string()], "host"));
+    let client = sandbox.client();
+    for id in 0..300_u16 {
+        let name = format!("{id:03}");
+        let mut query = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3]].concat();
+        query.extend_from_slice(name.as_bytes());
+        query.extend_from_slice(b"\x02io\0\0\x01\0\x01");
+        client.send(&query).unwrap();
+        if id % 50 == 49 {
+            std::thread::sleep(Duration::from_millis(20)); // a receive buffer holds no 300
+        }
+    }
+    let mut codes = Vec::new();
+    let mut buffer = [0; 512];
+    while codes.len() < 44 {
+        client.recv(&mut buffer).unwrap();
+        codes.push(buffer[3] & 15);
+    }
+    assert_eq!(codes, [2; 44]);
+    assert_eq!(sandbox.dig("web"), "10.1.0.2");
+    assert_eq!(driven.resolver.meter().counts().busy, 44);
+}
+
+#[test]
+fn the_engine_is_asked_where_the_registry_may_be_incomplete() {
+    let sandbox = Sandbox::new();
+    let alias = Ipv4Addr::new(10, 1, 0, 99);
+    let engine = sandbox.engine(alias);
+    let mut driven = Driven::new(None);
+    let world = small_world(&sandbox);
+    assert!(driven.try_apply(&world, true).failures.is_empty());
+    assert_eq!(sandbox.dig("web"), "10.1.0.2");
+    assert_eq!(engine.asked(), 0);
+    let told = sandbox.run(&format!("dig +noall +answer @{ADDRESS} cache"));
+    let words: Vec<_> = told.split_whitespace().collect();
+    // Its ten minutes have become our five seconds.
+    assert_eq!(words, ["cache.", "5", "IN", "A", "10.1.0.99"]);
+    assert!(sandbox.dig_header("cache HTTPS").contains("NOERROR"));
+    assert_eq!(engine.asked(), 2);
+    drop(engine);
+    std::thread::sleep(Duration::from_millis(200));
+    let silent = sandbox.dig_header("cache");
+    assert!(silent.contains("SERVFAIL") || silent.contains("NXDOMAIN"), "{silent}");
+}
+
+#[test]
+fn what_the_engine_says_of_a_service_is_never_our_own_word() {
+    let sandbox = Sandbox::new();
+    let mut driven = Driven::new(None);
+    driven.apply(&small_world(&sandbox)); // ours is there first, and knows the name
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = resolver::EngineClient::open().unwrap();
+    let cookie = sandbox.netns().cookie().unwrap();
+    let ask = |cookie| runtime.block_on(client.addresses(&sandbox.path(), cookie, "web"));
+    assert_eq!(ask(cookie), None);
+    let _engine = sandbox.engine(Ipv4Addr::new(203, 0, 113, 9));
+    assert_eq!(ask(cookie), Some(vec![Ipv4Addr::new(203, 0, 113, 9)]));
+    assert_eq!(ask(cookie + 1), None);
+}
+
+#[test]
+fn without_an_engine_unknown_names_do_not_exist() {
+    let sandbox = Sandbox::new();
+    let mut driven = Driven::new(None);
+    assert!(driven.try_apply(&small_world(&sandbox), true).failures.is_empty());
+    assert!(sandbox.dig_header("cache").contains("NXDOMAIN"));
+}

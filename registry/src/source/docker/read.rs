@@ -282,7 +282,8 @@ impl Client {
     }
 }
 
-fn gossip_of(answer: NetworkInspect) -> (Gossip, Vec<String>) {
+/// What an inspection of an overlay network tells, and the services that could not be understood.
+pub(crate) fn gossip_of(answer: NetworkInspect) -> (Gossip, Vec<String>) {
     let (mut gossip, unreadable) = gossip::parse(answer.services.unwrap_or_default());
     let own = answer.containers.and_then(|mut it| it.remove("ingress-sbox"));
     gossip.own_ingress = own.and_then(|it| bare_address(it.ipv4_address));

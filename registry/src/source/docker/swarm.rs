@@ -167,6 +167,21 @@ impl SwarmTask {
 }
 
 impl Swarm {
+    /// Keeps the running tasks of `last` that are not in this reading although gossip still lists
+    /// them: a service scaled down during an update loses its tasks in the managers' store at once,
+    /// but they run on for the 2 s and the grace period of every stop.
+    #[must_use]
+    pub(crate) fn keeping(mut self, last: &Self, gossiped: &BTreeSet<&str>) -> Self {
+        for (id, task) in &last.tasks {
+            let runs_on = task.status.state == "running" && gossiped.contains(id.as_str());
+            if runs_on && !self.tasks.contains_key(id) {
+                let stopping = SwarmTask { desired_state: "remove".to_owned(), ..task.clone() };
+                self.tasks.insert(id.clone(), stopping);
+            }
+        }
+        self
+    }
+
     /// Whether a task or a service is on its way somewhere.
     pub(crate) fn is_moving(&self) -> bool {
         let mut running: BTreeMap<&str, u64> = BTreeMap::new();
@@ -296,6 +311,16 @@ mod tests {
         assert!(swarm(2, &[("running", "running")]).is_moving());
         assert!(swarm(1, &[("starting", "running")]).is_moving());
         assert!(swarm(1, &[("running", "running"), ("running", "shutdown")]).is_moving());
+    }
+
+    #[test]
+    fn a_task_that_the_store_forgot_drains_while_gossip_lists_it() {
+        let last = swarm(1, &[("running", "running"), ("starting", "running")]);
+        let kept = swarm(0, &[]).keeping(&last, &["running-running", "starting-running"].into());
+        let left: Vec<_> = kept.tasks.values().map(|it| (&*it.id, it.is_wanted())).collect();
+        assert_eq!(left, [("running-running", false)]);
+        let gone = swarm(0, &[]).keeping(&kept, &BTreeSet::new());
+        assert_eq!(gone.tasks.len(), 0);
     }
 
     #[test]

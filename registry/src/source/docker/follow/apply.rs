@@ -313,6 +313,8 @@ impl<H: Host> Follower<'_, H> {
     fn apply_swarm(&mut self, swarm: Swarm, begun: Instant, now: Instant) {
         // However large the Swarm, reading it takes no more than a third of the time.
         self.swarm_read = Some(now + (now - begun) * 2);
+        let gossiped = self.view.gossip.values().flat_map(|it| it.task_ids()).collect();
+        let swarm = swarm.keeping(&self.view.swarm, &gossiped);
         let (first, longest) = SWARM_PAUSES;
         let pause = if swarm == self.view.swarm { self.swarm_pause } else { first };
         self.swarm_pause = (pause * 2).min(longest);

@@ -1,0 +1,361 @@
+//! Worlds made from what real engines answered: `fixtures/engine/VERSION-ROLE.json` gives the
+//! world in the `.txt` beside it.
+//!
+//! The answers are of a manager and a worker of one Swarm, with a stack (`web` in mode vip with two
+//! published ports, `app` in mode dnsrr with a health check), plain containers on an attachable
+//! overlay, and on each node containers of a compose project, a link, a shared namespace, and
+//! containers on the host's, the default and no network.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use bollard::models::{
+    ContainerInspectResponse, Network as ListedNetwork, NetworkInspect, Node, Service, SystemInfo,
+};
+use serde::Deserialize;
+
+use super::*;
+use crate::Snapshot;
+use crate::model::Mode;
+use crate::source::docker::engine::Engine;
+use crate::source::docker::folder::{self, Folder};
+use crate::source::docker::gossip::{Gossip, GossipService};
+use crate::source::docker::read::gossip_of;
+use crate::source::docker::swarm::{Swarm, SwarmNode, SwarmService, SwarmTask};
+use crate::source::docker::upstream::HostServers;
+
+/// What one engine answered.
+#[derive(Deserialize)]
+struct Recorded {
+    info: SystemInfo,
+    networks: Vec<ListedNetwork>,
+    containers: Vec<ContainerInspectResponse>,
+    gossip: BTreeMap<String, NetworkInspect>,
+    #[serde(default)]
+    services: Vec<Service>,
+    #[serde(default)]
+    tasks: Vec<SwarmTask>,
+    #[serde(default)]
+    nodes: Vec<Node>,
+    folder: Vec<String>,
+}
+
+fn recorded(name: &str) -> View {
+    let json = std::fs::read_to_string(fixture(name, "json")).unwrap();
+    let recorded: Recorded = serde_json::from_str(&json).unwrap();
+    let containers = recorded.containers.into_iter().filter_map(Container::from_inspect);
+    let mut containers: BTreeMap<String, Container> =
+        containers.map(|it| (it.id.clone(), it)).collect();
+    let mut folder = Folder::default();
+    // A cookie for each namespace, the host's first, as a kernel would give them.
+    let mut namespaces: Vec<PathBuf> =
+        containers.values().filter_map(|it| it.netns.clone()).collect();
+    namespaces.sort_by_key(|it| (!it.ends_with("default"), it.clone()));
+    namespaces.dedup();
+    for container in containers.values_mut() {
+        let place = namespaces.iter().position(|it| Some(it) == container.netns.as_ref());
+        container.cookie = place.and_then(|it| u64::try_from(it).ok());
+        if let Some(path) = container.netns.as_deref().and_then(folder::of_sandbox) {
+            folder = Folder::new(path, recorded.folder.clone());
+        }
+    }
+    let networks = recorded.networks.into_iter().filter_map(EngineNetwork::from_list);
+    let gossip = recorded.gossip.into_iter();
+    let alive = recorded.tasks.into_iter().filter(SwarmTask::is_alive);
+    View {
+        engine: Engine::from_info(recorded.info),
+        networks: networks.map(|it| (it.id.clone(), it)).collect(),
+        containers,
+        gossip: gossip.map(|(id, it)| (NetworkId::from(id), gossip_of(it).0)).collect(),
+        swarm: Swarm {
+            services: recorded.services.into_iter().filter_map(SwarmService::from_list).collect(),
+            tasks: alive.map(|it| (it.id.clone(), it)).collect(),
+            nodes: recorded.nodes.into_iter().filter_map(SwarmNode::from_list).collect(),
+        },
+        folder,
+        host_cookie: Some(0),
+        servers: HostServers { host: vec![IpAddr::from([192, 0, 2, 53])], daemon: Vec::new() },
+        ..View::default()
+    }
+}
+
+fn fixture(name: &str, extension: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/engine");
+    folder.join(format!("{name}.{extension}"))
+}
+
+#[track_caller]
+fn check(name: &str) {
+    let world = shown(&Snapshot::build(draft(&recorded(name)), 1));
+    let path = fixture(name, "txt");
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    if world != expected {
+        let actual = std::env::temp_dir().join(format!("{name}.txt"));
+        std::fs::write(&actual, &world).unwrap();
+        panic!(
+            "another world than in {}; compare it with {}, and copy it if it is right",
+            path.display(),
+            actual.display()
+        );
+    }
+}
+
+#[test]
+fn a_manager_of_engine_20_10_knows_the_whole_swarm() {
+    check("20.10-manager");
+}
+
+#[test]
+fn a_worker_of_engine_20_10_knows_what_gossip_tells() {
+    check("20.10-worker");
+}
+
+#[test]
+fn a_manager_of_engine_26_1_knows_the_whole_swarm() {
+    check("26.1-manager");
+}
+
+#[test]
+fn a_worker_of_engine_26_1_knows_what_gossip_tells() {
+    check("26.1-worker");
+}
+
+#[test]
+fn a_manager_of_engine_28_5_knows_the_whole_swarm() {
+    check("28.5-manager");
+}
+
+#[test]
+fn a_worker_of_engine_28_5_knows_what_gossip_tells() {
+    check("28.5-worker");
+}
+
+/// The state and reason of the one task whose name begins so; `None`: there is none.
+fn state(view: &View, name: &str) -> Option<String> {
+    let draft = draft(view);
+    let mut named = draft.tasks.iter().filter(|it| it.name.starts_with(name));
+    let task = named.next()?;
+    assert!(named.next().is_none(), "several tasks begin with {name}");
+    Some(format!("{} ({})", task.state, task.reason))
+}
+
+fn swarm_task<'a>(view: &'a mut View, slot: u64, service: &str) -> &'a mut SwarmTask {
+    let id = view.swarm.services.iter().find(|(_, it)| it.name == service).unwrap().0.clone();
+    let mut tasks = view.swarm.tasks.values_mut();
+    tasks.find(|it| it.slot == slot && it.service == id.as_str()).unwrap()
+}
+
+fn container<'a>(view: &'a mut View, name: &str) -> &'a mut Container {
+    view.containers.values_mut().find(|it| it.name.starts_with(name)).unwrap()
+}
+
+#[test]
+fn a_task_that_swarm_wants_gone_drains_wherever_it_runs() {
+    let mut view = recorded("20.10-manager");
+    swarm_task(&mut view, 1, "shop_web").desired_state = "shutdown".to_owned(); // here
+    swarm_task(&mut view, 2, "shop_web").desired_state = "remove".to_owned(); // on the other node
+    assert_eq!(state(&view, "shop_web.1.").unwrap(), "draining (Swarm is stopping it)");
+    assert_eq!(state(&view, "shop_web.2.").unwrap(), "draining (Swarm is stopping it)");
+}
+
+#[test]
+fn a_task_of_another_node_serves_as_soon_as_gossip_has_it() {
+    let mut view = recorded("20.10-manager");
+    swarm_task(&mut view, 2, "shop_web").status.state = "starting".to_owned();
+    assert_eq!(state(&view, "shop_web.2.").unwrap(), "serving (announced by its node)");
+    view.gossip.clear();
+    assert_eq!(state(&view, "shop_web.2.").unwrap(), "starting (starting)");
+}
+
+#[test]
+fn tasks_of_a_node_that_is_down_are_stopped() {
+    let mut view = recorded("20.10-manager");
+    let node = swarm_task(&mut view, 2, "shop_web").node.clone();
+    view.swarm.nodes.get_mut(&NodeId::from(node)).unwrap().state = "down".to_owned();
+    assert_eq!(state(&view, "shop_web.2.").unwrap(), "stopped (its node node2 is down)");
+}
+
+#[test]
+fn a_dead_container_is_no_task_whatever_the_managers_still_believe() {
+    let mut view = recorded("20.10-manager");
+    container(&mut view, "shop_web.1.").has_died();
+    assert_eq!(state(&view, "shop_web.1."), None);
+    let mut view = recorded("20.10-worker");
+    container(&mut view, "shop_web.2.").has_died();
+    assert_eq!(state(&view, "shop_web.2."), None);
+}
+
+#[test]
+fn a_task_waits_for_its_first_health_check_and_drains_when_it_fails() {
+    let mut view = recorded("28.5-worker");
+    container(&mut view, "shop_app.2.").health = Health::Starting;
+    assert_eq!(
+        state(&view, "shop_app.2.").unwrap(),
+        "starting (waiting for its first health check)"
+    );
+    container(&mut view, "shop_app.2.").health = Health::Unhealthy;
+    assert_eq!(state(&view, "shop_app.2.").unwrap(), "draining (unhealthy: Swarm replaces it)");
+}
+
+#[test]
+fn health_is_ignored_for_containers_that_are_not_swarms() {
+    let mut view = recorded("28.5-worker");
+    container(&mut view, "proj-web-1").health = Health::Unhealthy;
+    assert_eq!(state(&view, "proj-web-1").unwrap(), "serving (running)");
+}
+
+#[test]
+fn a_container_told_to_stop_drains_if_it_works_for_a_service() {
+    let mut view = recorded("28.5-worker");
+    let ids = ["proj-web-1", "linked"].map(|it| container(&mut view, it).id.clone());
+    view.farewell = ids.into();
+    assert_eq!(state(&view, "proj-web-1").unwrap(), "draining (told to stop)");
+    assert_eq!(state(&view, "linked").unwrap(), "serving (running)");
+}
+
+#[test]
+fn whom_the_engines_own_resolver_leaves_out_drains_on_workers() {
+    let mut view = recorded("28.5-worker");
+    let web = |it: &Gossip| it.services.get("shop_web").cloned();
+    let service: GossipService = view.gossip.values().find_map(web).unwrap();
+    view.draining = service.tasks.iter().map(|it| it.endpoint.clone()).collect();
+    let reason = "draining (the engine took it out of its own names)";
+    assert_eq!(state(&view, "shop_web.1.").unwrap(), reason, "here");
+    assert_eq!(state(&view, "shop_web.2.").unwrap(), reason, "on the other node");
+}
+
+#[test]
+fn a_compose_service_stays_known_while_its_containers_are_stopped() {
+    let mut view = recorded("20.10-worker");
+    container(&mut view, "proj-web-1").has_died();
+    container(&mut view, "proj-web-2").has_died();
+    let draft = draft(&view);
+    let service = draft.services.iter().find(|it| it.id.as_str() == "proj/web").unwrap();
+    assert_eq!(service.networks.len(), 1);
+    assert!(draft.tasks.iter().all(|it| it.service.as_ref() != Some(&service.id)));
+}
+
+#[test]
+fn a_plain_container_with_labels_for_the_router_is_a_service_of_its_own() {
+    let mut view = recorded("28.5-worker");
+    let labels = &mut container(&mut view, "linked").labels;
+    labels.insert("com.docker.lb.hosts".to_owned(), "linked.test".to_owned());
+    let draft = draft(&view);
+    let service = draft.services.iter().find(|it| it.name == "linked").unwrap();
+    assert_eq!((service.id.as_str(), service.networks.len()), ("container:linked", 2));
+    let task = draft.tasks.iter().find(|it| it.name == "linked").unwrap();
+    assert_eq!(task.service.as_ref(), Some(&service.id));
+}
+
+#[test]
+fn a_mode_that_is_none_is_an_error_on_that_service_only() {
+    let mut view = recorded("28.5-worker");
+    let labels = &mut container(&mut view, "db").labels;
+    labels.insert("portolan.mode".to_owned(), "roundrobin".to_owned());
+    let draft = draft(&view);
+    let notes: Vec<_> = draft.notes.iter().map(ToString::to_string).collect();
+    let expected = "error: service store: `portolan.mode`: `roundrobin` is no mode, so dnsrr is used; \
+                    write `vip` or `dnsrr`";
+    assert_eq!(notes, [expected]);
+    assert_eq!(draft.services.iter().find(|it| it.name == "store").unwrap().mode, Mode::DnsRr);
+}
+
+#[test]
+fn containers_on_the_hosts_namespace_are_no_sandboxes_whatever_network_they_claim() {
+    let mut view = recorded("28.5-worker");
+    let place = container(&mut view, "linked").attachments.clone();
+    container(&mut view, "onhost").attachments = place;
+    let draft = draft(&view);
+    assert!(draft.sandboxes.iter().all(|it| it.name != "onhost"));
+}
+
+#[test]
+fn the_gateways_priority_decides_which_network_is_searched_first() {
+    let mut view = recorded("28.5-worker");
+    view.engine.role = Role::Alone;
+    for place in &mut container(&mut view, "linked").attachments {
+        place.gateway_priority = i64::from(place.addresses == [IpAddr::from([172, 32, 2, 2])]);
+    }
+    let draft = draft(&view);
+    let sandbox = draft.sandboxes.iter().find(|it| it.name == "linked").unwrap();
+    let order: Vec<_> = sandbox.networks.iter().map(|it| it.addresses.clone()).collect();
+    let [inner, default] = [[172, 32, 2, 2], [172, 32, 1, 5]].map(|it| vec![IpAddr::from(it)]);
+    assert_eq!(order, [inner, default]);
+}
+
+/// A world as text, one line a thing; ids are cut to their first 12 characters.
+fn shown(world: &Snapshot) -> String {
+    let mut text = String::new();
+    for it in world.networks() {
+        writeln!(
+            text,
+            "network {} {} {:?} {:?} internal {} ingress {} names {:?} reach {:?}",
+            it.name, it.driver, it.scope, it.subnets, it.internal, it.ingress, it.names, it.reach
+        )
+        .unwrap();
+    }
+    let network = |id: &NetworkId| world.network(id).map_or("?", |it| &it.name).to_owned();
+    for it in world.services() {
+        writeln!(
+            text,
+            "service {} {} {} stack {:?}",
+            short(it.id.as_str()),
+            it.name,
+            it.mode,
+            it.stack
+        )
+        .unwrap();
+        for (id, on) in &it.networks {
+            writeln!(text, "    on {} vip {:?} aliases {:?}", network(id), on.vip, on.aliases)
+                .unwrap();
+        }
+        for port in &it.ports {
+            writeln!(
+                text,
+                "    port {}:{}/{} {:?}",
+                port.published, port.target, port.protocol, port.mode
+            )
+            .unwrap();
+        }
+        let labels = it.labels.iter().filter(|(key, _)| !key.starts_with("com.docker.stack."));
+        writeln!(text, "    labels {:?}", labels.collect::<Vec<_>>()).unwrap();
+    }
+    for it in world.tasks() {
+        let node = it.node.as_ref().map(|it| short(it.as_str()));
+        let service = it.service.as_ref().map(|it| short(it.as_str()));
+        writeln!(text, "task {} of {service:?} on {node:?}: {} ({})", it.name, it.state, it.reason)
+            .unwrap();
+        for (id, on) in &it.networks {
+            writeln!(text, "    on {} {:?} names {:?}", network(id), on.addresses, on.names)
+                .unwrap();
+        }
+    }
+    for it in world.sandboxes() {
+        let order: Vec<_> =
+            it.networks.iter().map(|it| (network(&it.network), &it.addresses)).collect();
+        let upstreams: Vec<_> =
+            it.upstreams.iter().map(|it| format!("{:?} {}", it.dial, it.address)).collect();
+        writeln!(
+            text,
+            "sandbox {} hostname {} tasks {} links {:?} asks {upstreams:?}\n    order {order:?}",
+            it.name,
+            it.hostname,
+            it.tasks.len(),
+            it.links
+        )
+        .unwrap();
+    }
+    for it in world.nodes() {
+        writeln!(text, "node {} {:?} {} ingress {:?}", it.name, it.address, it.state, it.ingress)
+            .unwrap();
+    }
+    for note in world.notes() {
+        writeln!(text, "note {note}").unwrap();
+    }
+    text
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use kernel::neighbour::NeighbourWatch;
@@ -27,6 +27,12 @@ impl ThisHost {
 impl Host for ThisHost {
     fn netns_cookie(&self, path: &Path) -> io::Result<u64> {
         cookie_of(path).map_err(io::Error::other)
+    }
+
+    fn netns_addresses(&self, path: &Path) -> io::Result<Vec<IpAddr>> {
+        let held = Netns::open(path).map_err(io::Error::other)?;
+        let held = kernel::route::addresses(&held).map_err(io::Error::other)?;
+        Ok(held.into_iter().map(|(_, address)| address.addr()).collect())
     }
 
     fn host_cookie(&self) -> io::Result<u64> {

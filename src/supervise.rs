@@ -24,8 +24,8 @@ use crate::admin;
 use crate::config::{Config, Source};
 use crate::host::ThisHost;
 
-/// How long the parts get to end in order.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long the parts get to end in order: the router's drain time and a little more.
+const GRACE: Duration = Duration::from_secs(15);
 
 /// Which consumers this process runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

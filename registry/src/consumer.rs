@@ -38,6 +38,14 @@ pub trait Consumer: Send {
         std::future::pending()
     }
 
+    /// Ends in order: what is in flight is finished, within a bound of the consumer's own.
+    fn finish(self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        std::future::ready(())
+    }
+
     /// How long without a change until [`Consumer::apply`] is called again all the same, to look
     /// after what others may have changed and to refresh what expires.
     fn upkeep(&self) -> Option<Duration> {
@@ -69,9 +77,19 @@ pub struct Report<P> {
     pub took: Duration,
 }
 
-/// Drives `consumer` until `stop` or until the world's sender is gone.
+/// Drives `consumer` until `stop` or until the world's sender is gone; then it finishes.
 pub async fn drive<C: Consumer>(
     mut consumer: C,
+    world: World,
+    reports: watch::Sender<Option<Arc<Report<C::Plan>>>>,
+    stop: CancellationToken,
+) {
+    follow(&mut consumer, world, reports, stop).await;
+    consumer.finish().await;
+}
+
+async fn follow<C: Consumer>(
+    consumer: &mut C,
     mut world: World,
     reports: watch::Sender<Option<Arc<Report<C::Plan>>>>,
     stop: CancellationToken,

@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kernel::door::Door;
@@ -16,6 +17,7 @@ use kernel::netns::NetnsError;
 use kernel::socket::SocketError;
 use registry::{Consumer, Notes, Outcome, Snapshot};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -177,6 +179,9 @@ impl Drop for Router {
     }
 }
 
+/// What the threads get to end after their drain time is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 impl Consumer for Router {
     const NAME: &'static str = "router";
     type Plan = RouteTable;
@@ -203,6 +208,15 @@ impl Consumer for Router {
         if self.vips.changed().await.is_err() {
             // Nobody gives out VIPs any more: those that are known stay.
             std::future::pending::<()>().await;
+        }
+    }
+
+    async fn finish(self) {
+        let handle = self.handle();
+        handle.stop();
+        // The threads bound their own drain; this is for one that does not keep to it.
+        if timeout(self.config.timeouts.drain + LAST_WORDS, handle.ended()).await.is_err() {
+            tracing::warn!("requests in flight were cut at the end of the drain time");
         }
     }
 }

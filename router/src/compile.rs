@@ -175,6 +175,8 @@ fn vip(
     let lacking = match service.mode {
         Mode::DnsRr => Some("a service in endpoint mode dnsrr has no VIP"),
         Mode::Vip if address.is_none() => Some("the service has no VIP on that network yet"),
+        // The VIP manager balances in namespaces, never in the host's own.
+        Mode::Vip if network.reach == Reach::Host => Some("VIPs do not answer on the host itself"),
         Mode::Vip => None,
     };
     if let Some(lacking) = lacking {
@@ -182,7 +184,7 @@ fn vip(
             format!("service {}", service.name),
             label("backend_mode", &spec.group),
             format!("{lacking}; requests go to its tasks instead"),
-            "leave the label out, or use endpoint mode vip",
+            "leave the label out, or use endpoint mode vip on an overlay network",
         );
         return None;
     }

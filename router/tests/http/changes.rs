@@ -187,6 +187,10 @@ fn a_vip_that_is_given_later_is_used_from_then_on() {
     let vip = SocketAddr::new("127.0.0.2".parse().unwrap(), task.address.port());
     let _vip = Task::named(vip, "vip");
     let mut world = Draft { networks: web(&[]).networks, ..Draft::default() };
+    for network in &mut world.networks {
+        // VIPs are for networks that are reached through a namespace; this one is near.
+        network.reach = registry::model::Reach::Netns("/proc/self/ns/net".into());
+    }
     let labels = [("hosts", "web.test"), ("backend_mode", "vip")];
     add(&mut world, "web", &[task.address], &labels);
     let snapshot = Arc::new(Snapshot::build(world, 1));

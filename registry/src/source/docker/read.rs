@@ -344,3 +344,44 @@ fn has_service(listed: &ContainerSummary) -> bool {
     };
     convert::belongs(&container)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::docker::events::{Effect, effects};
+
+    /// The life of one container as engine 20.10 told it: run, connected to a second network,
+    /// restarted, renamed, sent a SIGHUP, disconnected from the second network, stopped, removed.
+    #[test]
+    fn the_events_of_a_containers_life_say_where_to_look() {
+        let recorded = include_str!("../../../../fixtures/engine/20.10-events.jsonl");
+        let id = "24cdf4647187fdcd0e258383df22dcc25068d278266d1ac2d6b4b2a41799283e";
+        let events = recorded.lines().map(|it| event(serde_json::from_str(it).unwrap()));
+        let told: Vec<String> = events
+            .flat_map(|it| effects(&it))
+            .filter_map(|it| match it {
+                Effect::Container(it) if it == id => Some("inspect".to_owned()),
+                Effect::Connected(network, it) if it == id => Some(format!("on {network:.4}")),
+                Effect::Signalled(it, signal) if it == id => Some(format!("signal {signal}")),
+                Effect::Died(it) if it == id => Some("died".to_owned()),
+                Effect::Destroyed(it) if it == id => Some("destroyed".to_owned()),
+                Effect::Container(_)
+                | Effect::Connected(..)
+                | Effect::Signalled(..)
+                | Effect::Died(_)
+                | Effect::Destroyed(_)
+                | Effect::Networks
+                | Effect::Endpoints(_)
+                | Effect::Swarm
+                | Effect::Info => None,
+            })
+            .collect();
+        let restart =
+            "signal 15, signal 9, died, inspect, inspect, inspect, on ed31, inspect, on f470";
+        let expected = format!(
+            "inspect, inspect, on ed31, inspect, inspect, on f470, {restart}, inspect, inspect, \
+             inspect, signal 1, inspect, inspect, signal 15, signal 9, died, inspect, destroyed"
+        );
+        assert_eq!(told.join(", "), expected);
+    }
+}

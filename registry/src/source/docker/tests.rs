@@ -1,0 +1,270 @@
+//! What the source publishes while a recorded engine lives, changes, hangs and dies.
+
+mod engine;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::*;
+use crate::World;
+use crate::model::ServingState;
+use engine::Engine;
+
+/// A machine whose namespaces are files: a cookie for each name, the host's for `default`.
+#[derive(Clone, Default)]
+struct Machine(Arc<Mutex<Inside>>);
+
+#[derive(Default)]
+struct Inside {
+    addresses: BTreeMap<PathBuf, Vec<IpAddr>>,
+    tasks: BTreeMap<String, Vec<Ipv4Addr>>,
+    watches: Vec<(PathBuf, mpsc::Sender<()>)>,
+}
+
+impl Machine {
+    fn with<T>(&self, work: impl FnOnce(&mut Inside) -> T) -> T {
+        work(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Host for Machine {
+    fn netns_cookie(&self, path: &Path) -> io::Result<u64> {
+        let name = path.file_name().and_then(|it| it.to_str()).unwrap_or_default();
+        match name {
+            _ if !path.exists() => Err(io::ErrorKind::NotFound.into()),
+            "default" => Ok(1),
+            name => u64::from_str_radix(name, 16).map_err(io::Error::other),
+        }
+    }
+
+    fn netns_addresses(&self, path: &Path) -> io::Result<Vec<IpAddr>> {
+        Ok(self.with(|it| it.addresses.get(path).cloned()).unwrap_or_default())
+    }
+
+    fn host_cookie(&self) -> io::Result<u64> {
+        Ok(1)
+    }
+
+    fn watch_neighbours(
+        &self,
+        path: PathBuf,
+        nudge: mpsc::Sender<()>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.with(|it| it.watches.push((path, nudge)));
+        std::future::pending()
+    }
+
+    async fn engine_tasks(&self, _: &Path, _: u64, name: &str) -> Option<Vec<Ipv4Addr>> {
+        self.with(|it| it.tasks.get(name).cloned())
+    }
+}
+
+struct Running {
+    world: World,
+    machine: Machine,
+    _source: JoinSet<()>,
+}
+
+impl Running {
+    fn on(engine: &Engine) -> Self {
+        let (sender, world) = watch::channel(Arc::new(Snapshot::default()));
+        let config = Config { endpoint: engine.endpoint(), poll_interval: Duration::from_secs(30) };
+        let (machine, mut source) = (Machine::default(), JoinSet::new());
+        source.spawn(run(config, machine.clone(), sender, CancellationToken::new()));
+        Self { world, machine, _source: source }
+    }
+
+    /// Waits for a world of which `wanted` holds.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let mut world = self.world.clone();
+        let found = timeout(Duration::from_secs(5), world.wait_for(|it| wanted(it))).await;
+        if let Ok(found) = found {
+            return Arc::clone(&found.unwrap());
+        }
+        panic!("no world in which {what}; the last is {:#?}", self.world.borrow());
+    }
+
+    async fn whole(&mut self) -> Arc<Snapshot> {
+        self.until("all was read", |it| it.generation() > 0 && it.stale().is_none()).await
+    }
+}
+
+fn state(world: &Snapshot, name: &str) -> Option<ServingState> {
+    world.tasks().find(|it| it.name.starts_with(name)).map(|it| it.state)
+}
+
+fn has_sandbox(world: &Snapshot, name: &str) -> bool {
+    world.sandboxes().any(|it| it.name == name)
+}
+
+const SHORTLY: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn nothing_is_published_before_everything_was_read_once() {
+    let engine = Engine::start("28.5-manager", "whole");
+    engine.delay("/tasks", SHORTLY * 2);
+    let mut running = Running::on(&engine);
+    assert!(timeout(SHORTLY, running.world.changed()).await.is_err(), "half a world");
+    let world = running.whole().await;
+    assert_eq!(world.generation(), 1);
+    assert_eq!((world.services().len(), world.nodes().len()), (4, 2));
+    assert!(world.tasks().len() > 10);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_keeps_its_last_answer_and_the_world_says_so() {
+    let engine = Engine::start("28.5-worker", "stale");
+    let mut running = Running::on(&engine);
+    let whole = running.whole().await;
+    let networks = engine.answered("/networks");
+    engine.fail("/networks", 500);
+    engine.event("network", "create", "n", &json!({}));
+    let stale = running.until("it is stale", |it| it.stale().is_some()).await;
+    let reason = "the engine answered `GET /networks` with status 500: out of order";
+    assert_eq!(stale.stale(), Some(reason));
+    assert_eq!(stale.networks().len(), whole.networks().len());
+    // Other news still comes through.
+    let id = engine.container("linked");
+    engine.event("container", "die", &id, &json!({}));
+    running.until("linked died", |it| !has_sandbox(it, "linked") && it.stale().is_some()).await;
+    engine.answer("/networks", networks);
+    running.until("it is fresh again", |it| it.stale().is_none()).await;
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_believed() {
+    let engine = Engine::start("28.5-worker", "empty");
+    let mut running = Running::on(&engine);
+    running.whole().await;
+    engine.answer("/networks", json!([]));
+    engine.event("network", "destroy", "n", &json!({}));
+    let world = running.until("no network is left", |it| it.networks().len() == 0).await;
+    assert_eq!((world.stale(), world.sandboxes().len()), (None, 0));
+}
+
+#[tokio::test]
+async fn an_inspection_that_was_under_way_does_not_bring_a_dead_container_back() {
+    let engine = Engine::start("28.5-worker", "dead");
+    let mut running = Running::on(&engine);
+    running.whole().await;
+    let id = engine.container("linked");
+    engine.delay(&format!("/containers/{id}/json"), SHORTLY);
+    engine.event("container", "rename", &id, &json!({}));
+    sleep(SHORTLY / 4).await;
+    engine.event("container", "die", &id, &json!({}));
+    let dead = running.until("it is dead", |it| state(it, "linked").is_none()).await;
+    sleep(SHORTLY * 2).await;
+    assert_eq!(running.world.borrow().generation(), dead.generation());
+}
+
+#[tokio::test]
+async fn an_engine_that_went_away_leaves_the_last_world_until_it_is_back() {
+    let mut engine = Engine::start("28.5-worker", "away");
+    let mut running = Running::on(&engine);
+    let whole = running.whole().await;
+    engine.stop().await;
+    let gone = running
+        .until("the engine is gone", |it| it.stale().is_some_and(|it| it.starts_with("no Docker")))
+        .await;
+    assert_eq!(gone.tasks().len(), whole.tasks().len());
+    let _engine = engine.listening();
+    running.until("it is fresh again", |it| it.stale().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_is_there_while_its_container_is_still_starting() {
+    let engine = Engine::start("28.5-worker", "birth");
+    let id = engine.container("linked");
+    let inspection = format!("/containers/{id}/json");
+    let started = engine.answered(&inspection);
+    let mut running = Running::on(&engine);
+    running.whole().await;
+    engine.event("container", "die", &id, &json!({}));
+    running.until("it is dead", |it| !has_sandbox(it, "linked")).await;
+
+    // It starts again: the engine answers no inspection before it has started, but the network
+    // has it, and its namespace appears, first without an address.
+    engine.delay(&inspection, Duration::from_secs(30));
+    let network =
+        started["NetworkSettings"]["Networks"]["proj_default"]["NetworkID"].as_str().unwrap();
+    let place = json!({(id.clone()): {"EndpointID": "e1", "IPv4Address": "172.32.1.9/24"}});
+    engine.answer(&format!("/networks/{network}"), json!({"Id": network, "Containers": place}));
+    engine.event("network", "connect", network, &json!({"container": id}));
+    let netns = engine.netns().join("00000000beef");
+    std::fs::write(&netns, "").unwrap();
+    sleep(SHORTLY / 4).await;
+    let address = IpAddr::from([172, 32, 1, 9]);
+    running.machine.with(|it| it.addresses.insert(netns.clone(), vec![address]));
+    let world = running.until("it has a sandbox", |it| has_sandbox(it, "linked")).await;
+    let sandbox = world.sandboxes().find(|it| it.name == "linked").unwrap();
+    assert_eq!((sandbox.cookie, &sandbox.netns), (Some(0xbeef), &netns));
+    assert_eq!(sandbox.networks[0].addresses, [address]);
+    assert_eq!(sandbox.links["sql"], [IpAddr::from([172, 32, 1, 4])]);
+}
+
+#[tokio::test]
+async fn one_container_that_hangs_does_not_keep_the_others_waiting() {
+    let engine = Engine::start("28.5-worker", "hangs");
+    let id = engine.container("linked");
+    engine.delay(&format!("/containers/{id}/json"), Duration::from_secs(30));
+    let mut running = Running::on(&engine);
+    let world = running.whole().await;
+    assert_eq!((state(&world, "linked"), state(&world, "db")), (None, Some(ServingState::Serving)));
+}
+
+#[tokio::test]
+async fn a_neighbour_that_appears_has_the_gossip_read() {
+    let engine = Engine::start("28.5-worker", "gossip");
+    let mut running = Running::on(&engine);
+    let world = running.whole().await;
+    let front = world.networks_named("front").next().unwrap().id.clone();
+    let path = format!("/networks/{front}");
+    let mut gossip = engine.answered(&path);
+    let tasks = gossip["Services"]["shop_web"]["Tasks"].as_array_mut().unwrap();
+    tasks.push(json!({"Name": "shop_web.9.new", "EndpointID": "e9", "EndpointIP": "10.0.1.99",
+        "Info": {"Host IP": "10.213.0.1"}}));
+    // Gossip is a little later than the neighbour.
+    running.machine.with(|it| {
+        let suffix = format!("1-{}", &front.as_str()[..10]);
+        let (_, nudge) = it.watches.iter().find(|(path, _)| path.ends_with(&suffix)).unwrap();
+        nudge.try_send(()).unwrap();
+    });
+    sleep(SHORTLY / 2).await;
+    engine.answer(&path, gossip);
+    let world = running.until("the task is there", |it| state(it, "shop_web.9.").is_some()).await;
+    assert_eq!(state(&world, "shop_web.9."), Some(ServingState::Serving));
+}
+
+#[tokio::test]
+async fn a_task_that_the_engines_own_names_leave_out_drains() {
+    let engine = Engine::start("28.5-worker", "draining");
+    let mut running = Running::on(&engine);
+    running.whole().await;
+    let left = [[10, 0, 1, 3], [10, 0, 1, 4], [10, 0, 1, 5]].map(Ipv4Addr::from).to_vec();
+    running.machine.with(|it| it.tasks.insert("tasks.shop_web.front".to_owned(), left));
+    let draining = |it: &Snapshot| state(it, "shop_web.4.") == Some(ServingState::Draining);
+    let world = running.until("the fourth drains", draining).await;
+    assert_eq!(state(&world, "shop_web.1."), Some(ServingState::Serving));
+}
+
+#[tokio::test]
+async fn a_container_told_to_stop_drains_before_it_dies() {
+    let engine = Engine::start("28.5-worker", "farewell");
+    let mut running = Running::on(&engine);
+    running.whole().await;
+    let id = engine.container("proj-web-1");
+    engine.event("container", "kill", &id, &json!({"signal": "1"}));
+    engine.event("container", "kill", &id, &json!({"signal": "15"}));
+    let draining = |it: &Snapshot| state(it, "proj-web-1") == Some(ServingState::Draining);
+    running.until("it drains", draining).await;
+    engine.event("container", "die", &id, &json!({}));
+    running.until("it is gone", |it| state(it, "proj-web-1").is_none()).await;
+}

@@ -96,7 +96,7 @@ enum Fixed {
     At(Ipv4Addr),
     /// It chose none that can be used: one is allocated.
     Free,
-    /// It chose one that would break others.
+    /// It chose one that would break others, or none of this network at all.
     Refused,
 }
 
@@ -107,9 +107,8 @@ fn fixed_vip<'a>(
     holders: &mut BTreeMap<Ipv4Addr, &'a Service>,
     notes: &mut Notes,
 ) -> Fixed {
-    let Some(vip) = service.networks.get(&network.id).and_then(|it| it.vip) else {
-        return Fixed::Free;
-    };
+    let Some(attachment) = service.networks.get(&network.id) else { return Fixed::Refused };
+    let Some(vip) = attachment.vip else { return Fixed::Free };
     let subject = format!("service {}", service.name);
     let place = format!("vip on {}", network.name);
     let vip = match vip {

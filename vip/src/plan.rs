@@ -130,7 +130,7 @@ impl fmt::Display for Balance {
         write!(f, "{}.{} -> {}", self.service, self.network, Slots(&self.slots))?;
         let idle: Vec<_> = self.alive.iter().filter(|it| !self.slots.contains(it)).collect();
         for (index, address) in idle.iter().enumerate() {
-            write!(f, "{}{address}", if index == 0 { ", draining " } else { " " })?;
+            write!(f, "{}{address}", if index == 0 { ", idle " } else { " " })?;
         }
         Ok(())
     }

@@ -22,8 +22,8 @@ pub(crate) const PORT: u16 = 8080;
 /// Where every program says its name as often as it is sent a byte.
 pub(crate) const ECHO: u16 = 8081;
 
-/// How long a client waits: far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client waits: far longer than anything here takes, also on a machine that stalls.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Hosts on one bridge, 10.20.1.0/24.
 pub(crate) struct World {

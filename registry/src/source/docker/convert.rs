@@ -23,9 +23,9 @@ use crate::model::{Completeness, Endpoint, Network, Node, Reach, Scope, ServingS
 use crate::note::Notes;
 use crate::snapshot::Draft;
 use crate::source::docker::container::{Attached, Container, Health};
-use crate::source::docker::engine::{EngineNetwork, Role};
+use crate::source::docker::engine::EngineNetwork;
 use crate::source::docker::sandbox;
-use crate::source::docker::view::View;
+use crate::source::docker::view::{Teller, View};
 
 /// The world as of `view`.
 pub(crate) fn draft(view: &View) -> Draft {
@@ -38,18 +38,18 @@ pub(crate) fn draft(view: &View) -> Draft {
         let task = local_task(view, container, service, &groups);
         tasks.insert(task.id.clone(), task);
     }
-    let nodes = match view.engine.role {
-        Role::Alone => Vec::new(),
-        Role::Worker => {
+    let nodes = match view.teller() {
+        Teller::Nobody => Vec::new(),
+        Teller::Gossip => {
             services.extend(gossiped::services(view));
             let nodes = gossiped::nodes(view);
             gossiped::add_tasks(view, &nodes, &mut tasks);
             nodes
         }
-        Role::Manager => {
-            services.extend(managed::services(view));
-            let nodes = managed::nodes(view);
-            managed::add_tasks(view, &mut tasks);
+        Teller::Managers(swarm) => {
+            services.extend(managed::services(view, swarm));
+            let nodes = managed::nodes(view, swarm);
+            managed::add_tasks(view, swarm, &mut tasks);
             gossiped::add_plain(view, &nodes, &mut tasks);
             nodes
         }
@@ -82,8 +82,8 @@ fn network(view: &View, network: &EngineNetwork) -> Network {
         _ => Reach::Host,
     };
     // A manager knows all but the aliases of other nodes' plain containers.
-    let complete =
-        network.scope == Scope::Local || (view.engine.role == Role::Manager && !network.attachable);
+    let complete = network.scope == Scope::Local
+        || (!network.attachable && matches!(view.teller(), Teller::Managers(_)));
     Network {
         id: network.id.clone(),
         name: network.name.clone(),
@@ -112,9 +112,9 @@ fn service_of(
     if container.swarm_task().is_none() {
         return groups.of(container).map(|it| it.id.clone());
     }
-    match view.engine.role {
-        Role::Manager => container.label("com.docker.swarm.service.id").map(ServiceId::from),
-        Role::Worker | Role::Alone => {
+    match view.teller() {
+        Teller::Managers(_) => container.label("com.docker.swarm.service.id").map(ServiceId::from),
+        Teller::Gossip | Teller::Nobody => {
             container.label("com.docker.swarm.service.name").map(gossiped::service_id)
         }
     }

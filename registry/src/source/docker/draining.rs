@@ -15,8 +15,7 @@ use std::path::PathBuf;
 
 use crate::id::NetworkId;
 use crate::source::docker::container::Container;
-use crate::source::docker::engine::Role;
-use crate::source::docker::view::View;
+use crate::source::docker::view::{Teller, View};
 
 /// How many questions are asked in a round.
 pub(crate) const ROUND: usize = 50;
@@ -52,7 +51,7 @@ pub(crate) fn round(
     hot: &BTreeSet<NetworkId>,
     last: &mut Option<(NetworkId, String)>,
 ) -> Vec<Question> {
-    if view.engine.role != Role::Worker {
+    if !matches!(view.teller(), Teller::Gossip) {
         return Vec::new();
     }
     let places = places(view);
@@ -121,8 +120,9 @@ fn places(view: &View) -> BTreeMap<NetworkId, &Container> {
 mod tests {
     use super::*;
     use crate::source::docker::container::Attached;
-    use crate::source::docker::engine::{Engine, EngineNetwork};
+    use crate::source::docker::engine::{Engine, EngineNetwork, Role};
     use crate::source::docker::gossip::{Gossip, GossipService, GossipTask};
+    use crate::source::docker::swarm::Swarm;
 
     fn view(services: usize, tasks: u8) -> View {
         let network = NetworkId::from("n1");
@@ -214,6 +214,7 @@ mod tests {
     fn managers_need_not_ask() {
         let mut view = view(1, 2);
         view.engine.role = Role::Manager;
+        view.swarm = Some(Swarm::default());
         assert_eq!(round(&view, &BTreeSet::new(), &mut None), []);
     }
 }

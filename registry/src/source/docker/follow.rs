@@ -53,8 +53,9 @@ const DRAINING_PAUSE: Duration = Duration::from_millis(500);
 const HOT: Duration = Duration::from_secs(60);
 /// How long a container that was told to end, and does not, counts as ending.
 const FAREWELL: Duration = Duration::from_secs(600);
-/// How long a node of a Swarm may be on its way into it before what it says is taken as it is.
-const PENDING: Duration = Duration::from_secs(10);
+/// How long a node of a Swarm may be on its way into it before what it says is taken as it is, and
+/// how long the Swarm's answers are waited for when they fail.
+const PENDING: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// One connection's worth of following.
 pub(crate) struct Follower<'a, H> {
@@ -278,7 +279,15 @@ impl<'a, H: Host> Follower<'a, H> {
 
     /// Whether everything was read once, so that there is a world to publish.
     fn is_ready(&mut self) -> bool {
-        let ready = || self.required().iter().all(|it| self.answered.contains(it));
+        // What the Swarm does not tell for long must not keep this node's own containers waiting:
+        // gossip tells most of it, and the world says what is missing.
+        let waited = self.begun.elapsed() > PENDING;
+        let forgone = |it: &Job| {
+            let of_swarm = matches!(it, Job::Swarm | Job::Gossip(_));
+            waited && of_swarm && self.trouble.contains_key(it)
+        };
+        let answered = |it: &Job| self.answered.contains(it) || forgone(it);
+        let ready = || self.required().iter().all(answered);
         if !self.publishing.was_ready && ready() {
             self.publishing.was_ready = true;
         } else if let (false, Some(trouble)) =

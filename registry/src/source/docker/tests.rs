@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::World;
+use crate::id::ServiceId;
 use crate::model::ServingState;
 use engine::Engine;
 
@@ -137,6 +138,22 @@ async fn what_cannot_be_read_keeps_its_last_answer_and_the_world_says_so() {
     running.until("linked died", |it| !has_sandbox(it, "linked") && it.stale().is_some()).await;
     engine.answer("/networks", networks);
     running.until("it is fresh again", |it| it.stale().is_none()).await;
+}
+
+#[tokio::test]
+async fn managers_without_a_leader_do_not_keep_this_nodes_containers_waiting() {
+    let engine = Engine::start("28.5-manager", "leaderless");
+    let services = engine.answered("/services");
+    engine.fail("/services", 503);
+    let mut running = Running::on(&engine);
+    let world = running.until("gossip tells", |it| it.services().len() == 4).await;
+    assert!(world.stale().is_some_and(|it| it.contains("`GET /services` with status 503")));
+    assert!(has_sandbox(&world, "linked"));
+    assert!(world.service(&ServiceId::from("swarm:shop_web")).is_some());
+    engine.answer("/services", services);
+    let world = running.until("the managers tell", |it| it.stale().is_none()).await;
+    assert!(world.service(&ServiceId::from("swarm:shop_web")).is_none());
+    assert_eq!(world.services().len(), 4);
 }
 
 #[tokio::test]

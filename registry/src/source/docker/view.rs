@@ -24,8 +24,8 @@ pub(crate) struct View {
     pub(crate) containers: BTreeMap<String, Container>,
     /// Gossip, by network.
     pub(crate) gossip: BTreeMap<NetworkId, Gossip>,
-    /// Managers: services, tasks, nodes.
-    pub(crate) swarm: Swarm,
+    /// Managers: services, tasks, nodes; `None` until they were read once.
+    pub(crate) swarm: Option<Swarm>,
     /// The engine's folder of network namespaces.
     pub(crate) folder: Folder,
     /// The cookie of the host's own namespace.
@@ -40,7 +40,27 @@ pub(crate) struct View {
     pub(crate) unreadable: BTreeMap<String, String>,
 }
 
+/// Who tells of the Swarm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Teller<'a> {
+    /// There is no Swarm.
+    Nobody,
+    /// Gossip: this node is a worker, or its managers have not answered yet.
+    Gossip,
+    /// The managers.
+    Managers(&'a Swarm),
+}
+
 impl View {
+    /// Who tells of the Swarm.
+    pub(crate) fn teller(&self) -> Teller<'_> {
+        match (self.engine.role, &self.swarm) {
+            (Role::Alone, _) => Teller::Nobody,
+            (Role::Manager, Some(swarm)) => Teller::Managers(swarm),
+            (Role::Manager | Role::Worker, _) => Teller::Gossip,
+        }
+    }
+
     /// The overlay networks that this node is on: those of which gossip can tell something.
     pub(crate) fn live_overlays(&self) -> impl Iterator<Item = &EngineNetwork> {
         let overlays = self.networks.values().filter(|it| it.is_overlay());

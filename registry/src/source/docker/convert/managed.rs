@@ -7,15 +7,15 @@ use crate::model::{
     Endpoint, Mode, Node, Service, ServiceAttachment, ServiceKind, ServingState, Task,
 };
 use crate::source::docker::convert::{ingress_endpoints, names, network_called};
-use crate::source::docker::swarm::{SwarmService, SwarmTask};
+use crate::source::docker::swarm::{Swarm, SwarmService, SwarmTask};
 use crate::source::docker::view::View;
 
 /// The label by which `docker stack` marks what it made.
 pub(super) const STACK: &str = "com.docker.stack.namespace";
 
 /// All services of the Swarm.
-pub(super) fn services(view: &View) -> Vec<Service> {
-    view.swarm.services.iter().map(|(id, it)| service(view, id, it)).collect()
+pub(super) fn services(view: &View, swarm: &Swarm) -> Vec<Service> {
+    swarm.services.iter().map(|(id, it)| service(view, id, it)).collect()
 }
 
 fn service(view: &View, id: &ServiceId, swarm: &SwarmService) -> Service {
@@ -49,9 +49,9 @@ fn service(view: &View, id: &ServiceId, swarm: &SwarmService) -> Service {
 }
 
 /// All nodes of the Swarm.
-pub(super) fn nodes(view: &View) -> Vec<Node> {
+pub(super) fn nodes(view: &View, swarm: &Swarm) -> Vec<Node> {
     let ingress = ingress_endpoints(view);
-    let nodes = view.swarm.nodes.iter().map(|(id, node)| {
+    let nodes = swarm.nodes.iter().map(|(id, node)| {
         let own = view.engine.node.as_ref() == Some(id);
         let address = node.address.or_else(|| view.engine.address.filter(|_| own));
         Node {
@@ -66,9 +66,9 @@ pub(super) fn nodes(view: &View) -> Vec<Node> {
 }
 
 /// Adds the tasks of other nodes to `tasks`, and to those of this node what only Swarm knows.
-pub(super) fn add_tasks(view: &View, tasks: &mut BTreeMap<TaskId, Task>) {
+pub(super) fn add_tasks(view: &View, swarm: &Swarm, tasks: &mut BTreeMap<TaskId, Task>) {
     let gossiped: BTreeSet<&str> = view.gossip.values().flat_map(|it| it.task_ids()).collect();
-    for task in view.swarm.tasks.values() {
+    for task in swarm.tasks.values() {
         let id = TaskId::from(task.id.as_str());
         if let Some(local) = tasks.get_mut(&id) {
             if !task.is_wanted() {
@@ -77,19 +77,25 @@ pub(super) fn add_tasks(view: &View, tasks: &mut BTreeMap<TaskId, Task>) {
             }
             continue;
         }
-        let Some((state, reason)) = state(view, task, gossiped.contains(task.id.as_str())) else {
+        let Some((state, reason)) = state(view, swarm, task, gossiped.contains(task.id.as_str()))
+        else {
             continue;
         };
-        tasks.insert(id.clone(), remote_task(view, task, id, state, reason));
+        tasks.insert(id.clone(), remote_task(view, name(swarm, task), task, id, (state, reason)));
     }
 }
 
 const STOPPING: &str = "Swarm is stopping it";
 
 /// The state of a task without a container here; `None`: it is gone.
-fn state(view: &View, task: &SwarmTask, gossiped: bool) -> Option<(ServingState, String)> {
+fn state(
+    view: &View,
+    swarm: &Swarm,
+    task: &SwarmTask,
+    gossiped: bool,
+) -> Option<(ServingState, String)> {
     let runs = task.status.state == "running";
-    let node = view.swarm.nodes.get(&NodeId::from(task.node.as_str()));
+    let node = swarm.nodes.get(&NodeId::from(task.node.as_str()));
     let is_here = view.engine.node.as_ref().is_some_and(|it| it.as_str() == task.node);
     if !task.is_alive() || (!task.is_wanted() && !runs) {
         return None;
@@ -112,10 +118,10 @@ fn state(view: &View, task: &SwarmTask, gossiped: bool) -> Option<(ServingState,
 
 fn remote_task(
     view: &View,
+    name: String,
     task: &SwarmTask,
     id: TaskId,
-    state: ServingState,
-    reason: String,
+    (state, reason): (ServingState, String),
 ) -> Task {
     let service = ServiceId::from(task.service.as_str());
     let hostname = &task.spec.container_spec.hostname;
@@ -126,7 +132,7 @@ fn remote_task(
     });
     Task {
         id,
-        name: name(view, task, &service),
+        name,
         node: Some(task.node.as_str()).filter(|it| !it.is_empty()).map(NodeId::from),
         networks: networks.collect(),
         service: Some(service),
@@ -137,8 +143,11 @@ fn remote_task(
 }
 
 /// `SERVICE.SLOT.ID`, in global services `SERVICE.NODE.ID`.
-fn name(view: &View, task: &SwarmTask, service: &ServiceId) -> String {
-    let service = view.swarm.services.get(service).map_or(task.service.as_str(), |it| &it.name);
+fn name(swarm: &Swarm, task: &SwarmTask) -> String {
+    let service = swarm
+        .services
+        .get(&ServiceId::from(task.service.as_str()))
+        .map_or(task.service.as_str(), |it| &it.name);
     match task.slot {
         0 => format!("{service}.{}.{}", task.node, task.id),
         slot => format!("{service}.{slot}.{}", task.id),

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::*;
 use crate::Snapshot;
 use crate::model::Mode;
-use crate::source::docker::engine::Engine;
+use crate::source::docker::engine::{Engine, Role};
 use crate::source::docker::folder::{self, Folder};
 use crate::source::docker::gossip::{Gossip, GossipService};
 use crate::source::docker::read::gossip_of;
@@ -68,11 +68,11 @@ fn recorded(name: &str) -> View {
         networks: networks.map(|it| (it.id.clone(), it)).collect(),
         containers,
         gossip: gossip.map(|(id, it)| (NetworkId::from(id), gossip_of(it).0)).collect(),
-        swarm: Swarm {
+        swarm: Some(Swarm {
             services: recorded.services.into_iter().filter_map(SwarmService::from_list).collect(),
             tasks: alive.map(|it| (it.id.clone(), it)).collect(),
             nodes: recorded.nodes.into_iter().filter_map(SwarmNode::from_list).collect(),
-        },
+        }),
         folder,
         host_cookie: Some(0),
         servers: HostServers { host: vec![IpAddr::from([192, 0, 2, 53])], daemon: Vec::new() },
@@ -141,8 +141,9 @@ fn state(view: &View, name: &str) -> Option<String> {
 }
 
 fn swarm_task<'a>(view: &'a mut View, slot: u64, service: &str) -> &'a mut SwarmTask {
-    let id = view.swarm.services.iter().find(|(_, it)| it.name == service).unwrap().0.clone();
-    let mut tasks = view.swarm.tasks.values_mut();
+    let swarm = view.swarm.as_mut().unwrap();
+    let id = swarm.services.iter().find(|(_, it)| it.name == service).unwrap().0.clone();
+    let mut tasks = swarm.tasks.values_mut();
     tasks.find(|it| it.slot == slot && it.service == id.as_str()).unwrap()
 }
 
@@ -172,7 +173,8 @@ fn a_task_of_another_node_serves_as_soon_as_gossip_has_it() {
 fn tasks_of_a_node_that_is_down_are_stopped() {
     let mut view = recorded("20.10-manager");
     let node = swarm_task(&mut view, 2, "shop_web").node.clone();
-    view.swarm.nodes.get_mut(&NodeId::from(node)).unwrap().state = "down".to_owned();
+    let swarm = view.swarm.as_mut().unwrap();
+    swarm.nodes.get_mut(&NodeId::from(node)).unwrap().state = "down".to_owned();
     assert_eq!(state(&view, "shop_web.2.").unwrap(), "stopped (its node node2 is down)");
 }
 

@@ -22,7 +22,7 @@ use crate::source::docker::gossip::Gossip;
 use crate::source::docker::host::Host;
 use crate::source::docker::read::Containers;
 use crate::source::docker::swarm::Swarm;
-use crate::source::docker::view::View;
+use crate::source::docker::view::{Teller, View};
 
 impl<H: Host> Follower<'_, H> {
     /// Starts what is due.
@@ -41,7 +41,10 @@ impl<H: Host> Follower<'_, H> {
 
     fn context(&mut self, job: &Job, now: Instant) -> Context {
         match job {
-            Job::Swarm => Context::Known(self.view.swarm.tasks.keys().cloned().collect()),
+            Job::Swarm => {
+                let known = self.view.swarm.iter().flat_map(|it| it.tasks.keys());
+                Context::Known(known.cloned().collect())
+            }
             Job::Containers => {
                 let stopped = self.view.containers.values().filter(|it| !it.is_present());
                 Context::Known(stopped.map(|it| it.id.clone()).collect())
@@ -161,6 +164,8 @@ impl<H: Host> Follower<'_, H> {
             tracing::debug!(?job, "{reason}");
             self.trouble.insert(job.clone(), reason);
             self.changed(now, GATHER);
+        } else if !self.publishing.was_ready {
+            self.changed(now, GATHER); // perhaps it was waited for long enough
         }
     }
 
@@ -186,10 +191,11 @@ impl<H: Host> Follower<'_, H> {
                 Role::Manager => self.want_swarm(now),
                 Role::Worker | Role::Alone => {
                     self.agenda.forget(&Job::Swarm);
-                    self.view.swarm = Swarm::default();
+                    self.view.swarm = None;
                 }
             }
             self.want(Job::Networks, now);
+            self.want(Job::Draining, now);
         }
         self.align(now);
         self.has_answered(Job::Info, now);
@@ -314,19 +320,24 @@ impl<H: Host> Follower<'_, H> {
         // However large the Swarm, reading it takes no more than a third of the time.
         self.swarm_read = Some(now + (now - begun) * 2);
         let gossiped = self.view.gossip.values().flat_map(|it| it.task_ids()).collect();
-        let swarm = swarm.keeping(&self.view.swarm, &gossiped);
+        let swarm = match &self.view.swarm {
+            Some(last) => swarm.keeping(last, &gossiped),
+            None => swarm,
+        };
         let (first, longest) = SWARM_PAUSES;
-        let pause = if swarm == self.view.swarm { self.swarm_pause } else { first };
+        let differs = self.view.swarm.as_ref() != Some(&swarm);
+        let pause = if differs { first } else { self.swarm_pause };
         self.swarm_pause = (pause * 2).min(longest);
         let next = if swarm.is_moving() { pause.max((now - begun) * 2) } else { self.poll };
         self.want(Job::Swarm, now + next);
-        if swarm != self.view.swarm {
-            self.update(now, |view| view.swarm = swarm);
+        if differs {
+            self.update(now, |view| view.swarm = Some(swarm));
         }
     }
 
     fn apply_draining(&mut self, answers: &[(draining::Question, Vec<Ipv4Addr>)], now: Instant) {
-        self.want(Job::Draining, now + DRAINING_PAUSE);
+        let is_told = matches!(self.view.teller(), Teller::Gossip);
+        self.want(Job::Draining, now + if is_told { DRAINING_PAUSE } else { self.poll });
         for (question, answer) in answers {
             let verdict = draining::judge(&self.view, question, answer);
             if verdict.is_news {

@@ -2,8 +2,8 @@
 //!
 //! Always true here: the kernel answers within the system call that asks (netlink requests run in
 //! the sender's context), so that waiting is bounded; two seconds are given anyway. A reply to an
-//! older request is never taken for one to this. A dump that the kernel calls interrupted is
-//! asked for again, a bounded number of times.
+//! older request is never taken for one to this, nor is anything that another program sends. A
+//! dump that the kernel calls interrupted is asked for again, a bounded number of times.
 
 pub(crate) mod wire;
 
@@ -19,7 +19,7 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
-    bind, recv, sendmsg, socket_with,
+    bind, connect, recv, sendmsg, socket_with,
 };
 
 use self::wire::{Message, Messages, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, Writer};
@@ -51,6 +51,9 @@ impl Channel {
         set_socket_timeout(&fd, Timeout::Recv, Some(PATIENCE))?;
         set_socket_timeout(&fd, Timeout::Send, Some(PATIENCE))?;
         bind(&fd, &SocketAddrNetlink::new(0, 0))?;
+        // To the kernel, and nobody else: a program with CAP_NET_ADMIN in the same namespace could
+        // forge answers otherwise, or keep the queue full so that reading it never ends.
+        connect(&fd, &SocketAddrNetlink::new(0, 0))?;
         // Without them the kernel quotes whole requests in its errors, and gives no words.
         set_netlink_option(&fd, libc::NETLINK_CAP_ACK)?;
         set_netlink_option(&fd, libc::NETLINK_EXT_ACK)?;
@@ -310,3 +313,26 @@ const SEND_OVERHEAD: usize = 32;
 
 /// The first sequence number of single requests.
 const SINGLE: u32 = 0x8000_0000;
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{getsockname, sendto};
+
+    use super::*;
+    use crate::netns::Netns;
+
+    #[test]
+    fn another_program_cannot_answer_in_the_kernels_name() {
+        let netns = Netns::fresh().unwrap();
+        let refused = netns
+            .run(|| {
+                let channel = Channel::open(ROUTE).unwrap();
+                let whom = SocketAddrNetlink::try_from(getsockname(&channel.fd).unwrap()).unwrap();
+                let kind = SocketType::RAW;
+                let forger = socket_with(AddressFamily::NETLINK, kind, SocketFlags::CLOEXEC, ROUTE);
+                sendto(forger.unwrap(), b"a forged answer", SendFlags::empty(), &whom)
+            })
+            .unwrap();
+        assert_eq!(refused, Err(rustix::io::Errno::CONNREFUSED));
+    }
+}

@@ -1,10 +1,14 @@
 //! Removes every trace of portolan from this host's kernel, also those of a portolan that died:
 //! needs no plan, tries every network namespace that it can find, lists what failed.
+//!
+//! A namespace whose DNS a living process holds (a demo, another portolan) is left as it is: the
+//! kernel protects that table, and the VIPs beside it are in use.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kernel::netns::Netns;
+use kernel::nft::NftError;
 
 /// What was found and what was not possible.
 #[derive(Debug, Default)]
@@ -13,6 +17,8 @@ pub struct Cleaned {
     pub namespaces: usize,
     /// Of which something was removed.
     pub changed: usize,
+    /// Left alone, because a running portolan serves them.
+    pub in_use: usize,
     /// What could not be removed, one sentence each.
     pub failures: Vec<String>,
 }
@@ -22,7 +28,13 @@ pub fn clean_host() -> Cleaned {
     let mut cleaned = Cleaned::default();
     for (path, netns) in namespaces() {
         cleaned.namespaces += 1;
-        let dns = resolver::cleanup(&netns).map_err(|error| error.to_string());
+        let dns = match resolver::cleanup(&netns) {
+            Err(NftError::Busy { .. }) => {
+                cleaned.in_use += 1;
+                continue;
+            }
+            outcome => outcome.map_err(|error| error.to_string()),
+        };
         let vip = vip::cleanup(&netns).map_err(|error| error.to_string());
         let mut found = false;
         for outcome in [dns, vip] {
@@ -53,8 +65,11 @@ fn namespaces() -> Vec<(PathBuf, Netns)> {
         .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from));
     let mut found = BTreeMap::new();
     for path in named.chain(mounted).chain(processes) {
-        // Other kinds of namespaces are mounted too, and processes end: what is none is skipped.
-        if let Ok(netns) = Netns::open(&path) {
+        // Other kinds of namespaces are mounted too, a name may outlive its namespace, and
+        // processes end: what is none is skipped.
+        if let Ok(netns) = Netns::open(&path)
+            && netns.cookie().is_ok()
+        {
             found.entry(netns.inode()).or_insert((path, netns));
         }
     }

@@ -29,6 +29,10 @@ impl Cleanup {
             "looked at {} network namespaces, removed portolan's tables and routes from {}\n",
             cleaned.namespaces, cleaned.changed
         ));
+        if cleaned.in_use > 0 {
+            let in_use = cleaned.in_use;
+            remark(&format_args!("left {in_use} alone, which another running portolan serves"));
+        }
         for failure in &cleaned.failures {
             remark(failure);
         }

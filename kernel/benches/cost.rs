@@ -44,7 +44,7 @@ fn door(netns: &Netns) {
     let path = netns.path().to_owned();
     let peer = "127.0.0.1:53".parse().unwrap();
     measure("Door::tcp_socket, from async", 2000, || {
-        runtime.block_on(door.tcp_socket(Some(path.clone()), peer)).unwrap()
+        runtime.block_on(door.tcp_socket(Some(path.clone()), None, peer)).unwrap()
     });
     measure("Door::udp_connected, from async", 2000, || {
         runtime.block_on(door.udp_connected(Some(path.clone()), None, peer)).unwrap()

@@ -33,14 +33,16 @@ impl Door {
     }
 
     /// A non-blocking, unconnected TCP socket for addresses of the family of `like`, made inside
-    /// the namespace at `path`; `None` is this process's own namespace.
+    /// the namespace at `path`, which must have that cookie where one is given; `None` is this
+    /// process's own namespace.
     pub async fn tcp_socket(
         &self,
         path: Option<PathBuf>,
+        cookie: Option<u64>,
         like: SocketAddr,
     ) -> Result<TcpStream, SocketError> {
         let (reply, answer) = oneshot::channel();
-        let place = Place { path, cookie: None };
+        let place = Place { path, cookie };
         self.ask(Request { place, address: like, work: Work::Tcp(reply) }, answer).await
     }
 

@@ -33,7 +33,7 @@ async fn a_namespace_is_freed_when_everything_made_in_it_was_dropped() {
     let udp = socket::udp_bound(&netns, address).unwrap();
     let tcp = socket::tcp_listener(&netns, address).unwrap();
     let peer = tcp.local_addr().unwrap();
-    let stream = door.tcp_socket(Some(path.clone()), peer).await.unwrap();
+    let stream = door.tcp_socket(Some(path.clone()), None, peer).await.unwrap();
     door.udp_connected(Some(path.clone()), Some(1), peer).await.unwrap_err();
     let table = nft::Table { family: nft::Family::Inet, name: "leak" };
     let mut batch = nft::Batch::new();

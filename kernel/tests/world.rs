@@ -131,7 +131,7 @@ async fn the_door_makes_sockets_where_it_is_asked_to() {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let door = Door::open().unwrap();
     let web = listener.local_addr().unwrap();
-    let stream = door.tcp_socket(Some(a.path.clone()), web).await.unwrap();
+    let stream = door.tcp_socket(Some(a.path.clone()), None, web).await.unwrap();
     let stream = tokio::net::TcpSocket::from_std_stream(stream);
     let (client, server) = tokio::join!(stream.connect(web), listener.accept());
     let mut client = client.unwrap().into_std().unwrap();
@@ -156,7 +156,7 @@ async fn the_door_makes_sockets_where_it_is_asked_to() {
     link::set_up(&Netns::this().unwrap(), "lo").unwrap();
     let here = socket::tcp_listener_reuseport(address("127.0.0.1:0"), 1).unwrap();
     let home = here.local_addr().unwrap();
-    let stream = door.clone().tcp_socket(None, home).await.unwrap();
+    let stream = door.clone().tcp_socket(None, None, home).await.unwrap();
     tokio::net::TcpSocket::from_std_stream(stream).connect(home).await.unwrap();
 }
 

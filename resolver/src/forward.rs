@@ -180,7 +180,7 @@ async fn connect(
     Ok(match dial {
         Dial::Host => TcpStream::connect(server).await?,
         Dial::Sandbox => {
-            let socket = door.tcp_socket(Some(place.netns.clone()), server).await?;
+            let socket = door.tcp_socket(Some(place.netns.clone()), place.cookie, server).await?;
             TcpSocket::from_std_stream(socket).connect(server).await?
         }
     })
@@ -189,4 +189,41 @@ async fn connect(
 fn query_id() -> io::Result<u16> {
     let [high, low, ..] = chance::unpredictable()?.to_be_bytes();
     Ok(u16::from_be_bytes([high, low]))
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::netns::{Netns, NetnsError};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_server_is_dialled_from_a_namespace_that_took_the_sandboxs_place() {
+        let door = Door::open().unwrap();
+        let other = Netns::fresh().unwrap();
+        let cookie = Some(other.cookie().unwrap() + 1);
+        let place = Place { netns: other.path().to_owned(), cookie };
+        let server = Upstream { address: "127.0.0.1:53".parse().unwrap(), dial: Dial::Sandbox };
+        let name = crate::name::Name::from_text("example.com").unwrap();
+        let query = Query {
+            id: 1,
+            recursion_desired: true,
+            checking_disabled: false,
+            authentic_data: false,
+            name,
+            kind: crate::wire::Kind::A,
+            class: crate::wire::Class::IN,
+            edns: None,
+        };
+        let refused = [
+            ask_udp(&door, &place, server, &query, None).await.unwrap_err(),
+            ask_tcp(&door, &place, server, &query, None).await.unwrap_err(),
+        ];
+        for error in refused {
+            let AskError::Socket(SocketError::Namespace { source, .. }) = error else {
+                panic!("{error:?}")
+            };
+            assert!(matches!(source, NetnsError::Replaced { .. }), "{source:?}");
+        }
+    }
 }

@@ -60,7 +60,7 @@ async fn dial(thread: &Thread, endpoint: &Endpoint) -> Result<TcpStream, Connect
     let socket = match &endpoint.reach {
         Reach::Host => here(address).map_err(|source| ConnectError::Socket { address, source })?,
         Reach::Netns(path) => {
-            let made = thread.door.tcp_socket(Some(path.clone()), address).await;
+            let made = thread.door.tcp_socket(Some(path.clone()), None, address).await;
             TcpSocket::from_std_stream(made.map_err(ConnectError::Namespace)?)
         }
         Reach::Nowhere => return Err(ConnectError::Nowhere { address }),

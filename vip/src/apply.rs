@@ -67,7 +67,7 @@ enum Errand {
 
 /// How it went.
 enum Done {
-    Visited { id: SandboxId, name: String, netns: PathBuf, visit: Visit },
+    Visited { id: SandboxId, name: String, netns: PathBuf, visit: Box<Visit> },
     Stored(Result<Arc<Leases>, WriteError>),
 }
 
@@ -120,7 +120,7 @@ impl Vip {
     fn account(&mut self, done: Done, plan: &Plan, outcome: &mut Outcome) {
         match done {
             Done::Visited { id, name, netns, visit } => {
-                let Visit { known, changes, failures, suspect } = visit;
+                let Visit { known, changes, failures, suspect } = *visit;
                 outcome.changes += changes;
                 for failure in &failures {
                     report(outcome, &name, failure);
@@ -150,7 +150,11 @@ impl Consumer for Vip {
 
     fn compile(&mut self, snapshot: &Snapshot) -> (Plan, Notes) {
         let (plan, mut notes) = compile(snapshot, &self.leases, now_ms(), &self.config);
-        let plan = plan.sharing(&self.tables);
+        let mut plan = plan.sharing(&self.tables);
+        if snapshot.generation() == 0 {
+            // No source has said anything yet: nobody's address is given up for that.
+            plan.leases = Arc::clone(&self.leases);
+        }
         self.tables =
             plan.sandboxes.iter().map(|(id, it)| (id.clone(), Arc::clone(&it.balances))).collect();
         self.leases = Arc::clone(&plan.leases);
@@ -204,11 +208,11 @@ impl Errand {
     fn run(self, file: &LeaseFile, now: Instant) -> Done {
         match self {
             Self::Settle { id, plan, known } => {
-                let visit = sandbox::visit(&plan, Seed::of(id.as_str()), known, now);
+                let visit = sandbox::visit(&plan, Seed::of(id.as_str()), known, now).into();
                 Done::Visited { id, name: plan.name, netns: plan.netns, visit }
             }
             Self::Leave { id, visited: Visited { netns, known } } => {
-                let visit = sandbox::leave(&netns, known);
+                let visit = sandbox::leave(&netns, known).into();
                 Done::Visited { name: id.as_str().to_owned(), id, netns, visit }
             }
             Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),

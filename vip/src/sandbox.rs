@@ -2,9 +2,12 @@
 //!
 //! Invariants
 //! - *only differences*: what the kernel holds is known from the last visit, or read back;
-//! - *nothing is kept open*: each visit opens the namespace and closes it; a descriptor or socket
-//!   held between visits would keep a dead container's namespace;
 //! - *right place*: a namespace is visited only while its cookie is the one that was meant;
+//! - *one socket*: where there is a table, a socket is kept for the next change. To open one and
+//!   close it again costs a hundred times a change, because the kernel makes who closes such a
+//!   socket wait for all that the last transaction deleted (a grace period of RCU, 4 to 15 ms);
+//! - *no dead namespaces*: that socket keeps the namespace, so it is closed when its path no longer
+//!   names it, which is looked at on every visit, and when its plan is gone;
 //! - *gone is not an error*: a namespace that has left needs nothing.
 
 use std::collections::BTreeSet;
@@ -36,12 +39,28 @@ pub(crate) const UPKEEP: Duration = Duration::from_secs(30);
 pub(crate) struct Known {
     /// The namespace's own cookie.
     pub(crate) cookie: u64,
-    /// What the table holds; `None`: there is no table.
-    held: Option<Held>,
+    /// The table, if there is one.
+    table: Option<OurTable>,
     /// Our routes that are there.
     routes: BTreeSet<VipRoute>,
     /// When it was last looked after.
     visited: Instant,
+}
+
+/// A table of ours.
+#[derive(Debug)]
+struct OurTable {
+    held: Held,
+    socket: Socket,
+    /// The namespace's inode number: not given to another one as long as the socket is open.
+    inode: u64,
+}
+
+/// What a visit takes for true of the table before it looks.
+enum Belief {
+    Nothing,
+    NoTable,
+    Holds(Held),
 }
 
 /// What a visit came to.
@@ -93,11 +112,30 @@ impl SandboxError {
 impl Known {
     /// Whether a visit would find nothing to do.
     pub(crate) fn is_content(&self, plan: &SandboxPlan, now: Instant) -> bool {
-        let rested = now.saturating_duration_since(self.visited) < UPKEEP;
-        let same = self.held.as_ref().map_or(plan.balances.is_empty(), |it| {
-            !plan.balances.is_empty() && same_balances(&it.balances, &plan.balances)
+        let same = self.table.as_ref().map_or(plan.balances.is_empty(), |it| {
+            !plan.balances.is_empty() && same_balances(&it.held.balances, &plan.balances)
         });
-        rested && same && self.routes == plan.routes
+        same && self.age(now) < UPKEEP && self.routes == plan.routes
+    }
+
+    /// Whether this is about the namespace that is meant, and not too old to be true.
+    fn holds(&self, plan: &SandboxPlan, now: Instant) -> bool {
+        let meant = plan.cookie.is_none_or(|cookie| cookie == self.cookie);
+        // A table that nobody looked after for so long has switched itself off.
+        meant && self.age(now) < ALIVE_FOR
+    }
+
+    /// The namespace that this is about, if it is there.
+    fn open(&self, path: &Path) -> Result<Option<Netns>, NetnsError> {
+        // Where there is a socket, the inode number says it, without a thread that enters.
+        let Some(OurTable { inode, .. }) = &self.table else {
+            return open(path, Some(self.cookie));
+        };
+        Ok(open(path, None)?.filter(|it| it.inode() == *inode))
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.visited)
     }
 }
 
@@ -108,8 +146,9 @@ fn same_balances(one: &Arc<Balances>, other: &Arc<Balances>) -> bool {
 
 /// Visits a namespace and makes `plan` true there.
 pub(crate) fn visit(plan: &SandboxPlan, seed: Seed, known: Option<Known>, now: Instant) -> Visit {
+    let known = known.filter(|it| it.holds(plan, now));
     match Visitor::enter(plan, seed, known, now) {
-        Ok(Some(visitor)) => visitor.settle(plan),
+        Ok(Some((visitor, known))) => visitor.settle(plan, known),
         Ok(None) => Visit::default(),
         Err(error) => Visit { failures: vec![error.into()], ..Visit::default() },
     }
@@ -159,10 +198,9 @@ pub(crate) fn open(path: &Path, cookie: Option<u64>) -> Result<Option<Netns>, Ne
 /// One visit of one namespace.
 struct Visitor {
     netns: Netns,
+    cookie: u64,
     seed: Seed,
     now: Instant,
-    cookie: u64,
-    known: Option<Known>,
     /// It is time to see whether what is known is still so.
     due: bool,
     visit: Visit,
@@ -174,41 +212,36 @@ impl Visitor {
         seed: Seed,
         known: Option<Known>,
         now: Instant,
-    ) -> Result<Option<Self>, NetnsError> {
-        let meant = plan.cookie;
-        let age = |it: &Known| now.saturating_duration_since(it.visited);
-        // A table that nobody looked after for so long has switched itself off.
-        let known = known.filter(|it| age(it) < ALIVE_FOR);
-        let known = known.filter(|it| meant.is_none_or(|cookie| cookie == it.cookie));
+    ) -> Result<Option<(Self, Option<Known>)>, NetnsError> {
+        let path = &plan.netns;
         let (netns, known) = match known {
-            Some(known) => match open(&plan.netns, Some(known.cookie))? {
+            Some(known) => match known.open(path)? {
                 Some(netns) => (Some(netns), Some(known)),
                 // Where any namespace at the path is meant, this may be the next one.
-                None => (open(&plan.netns, meant)?, None),
+                None => (open(path, plan.cookie)?, None),
             },
-            None => (open(&plan.netns, meant)?, None),
+            None => (open(path, plan.cookie)?, None),
         };
         let Some(netns) = netns else { return Ok(None) };
-        let cookie = match (&known, meant) {
+        let cookie = match (&known, plan.cookie) {
             (Some(known), _) => known.cookie,
             (None, Some(cookie)) => cookie,
             (None, None) => netns.cookie()?,
         };
-        let due = known.as_ref().is_none_or(|it| age(it) >= UPKEEP);
+        let due = known.as_ref().is_none_or(|it| it.age(now) >= UPKEEP);
         let visit = Visit::default();
-        Ok(Some(Self { netns, seed, now, cookie, known, due, visit }))
+        Ok(Some((Self { netns, cookie, seed, now, due, visit }, known)))
     }
 
     /// Routes first, so that no VIP answers before it can be reached. The table is tried even if
     /// they fail.
-    fn settle(mut self, plan: &SandboxPlan) -> Visit {
-        let known = self.known.take();
+    fn settle(mut self, plan: &SandboxPlan, known: Option<Known>) -> Visit {
         let routes = self.settle_routes(plan, known.as_ref());
-        match self.settle_table(&plan.balances, known.as_ref()) {
-            Ok(held) => {
-                let visited = known.filter(|_| !self.due).map_or(self.now, |it| it.visited);
-                let cookie = self.cookie;
-                self.visit.known = Some(Known { cookie, held, routes, visited });
+        let visited = known.as_ref().map(|it| it.visited);
+        match self.settle_table(&plan.balances, known) {
+            Ok(table) => {
+                let visited = visited.filter(|_| !self.due).unwrap_or(self.now);
+                self.visit.known = Some(Known { cookie: self.cookie, table, routes, visited });
             }
             // Nothing is known now: the next visit reads back.
             Err(error) => self.visit.failures.push(error.into()),
@@ -237,14 +270,34 @@ impl Visitor {
     fn settle_table(
         &mut self,
         want: &Arc<Balances>,
-        known: Option<&Known>,
+        known: Option<Known>,
+    ) -> Result<Option<OurTable>, NftError> {
+        let (mut socket, belief) = match known.map(|it| it.table) {
+            Some(None) if want.is_empty() && !self.due => return Ok(None),
+            Some(Some(OurTable { socket, held, inode: _ })) => (socket, Belief::Holds(held)),
+            Some(None) => (Socket::open(&self.netns)?, Belief::NoTable),
+            None => (Socket::open(&self.netns)?, Belief::Nothing),
+        };
+        let held = self.settle_held(&mut socket, want, &belief)?;
+        let inode = self.netns.inode();
+        Ok(held.map(|held| OurTable { held, socket, inode }))
+    }
+
+    fn settle_held(
+        &mut self,
+        socket: &mut Socket,
+        want: &Arc<Balances>,
+        belief: &Belief,
     ) -> Result<Option<Held>, NftError> {
-        let mut socket = Socket::open(&self.netns)?;
-        let there = known.map(|it| it.held.is_some());
-        if let (Some(known), Some(there)) = (known, there)
-            && (!self.due || readback::is_there(&mut socket)? == there)
+        let believed = match belief {
+            Belief::Nothing => None,
+            Belief::NoTable => Some((None, false)),
+            Belief::Holds(held) => Some((Some(held), true)),
+        };
+        if let Some((held, there)) = believed
+            && (!self.due || readback::is_there(socket)? == there)
         {
-            match self.write(&mut socket, known.held.as_ref(), want, there) {
+            match self.write(socket, held, want, there) {
                 Ok(held) => return Ok(held),
                 // Somebody else changed the table: what it holds is no longer what is known.
                 Err(error) => tracing::debug!(%error, "reading the table back"),
@@ -252,17 +305,17 @@ impl Visitor {
         }
         self.due = true;
         self.visit.suspect.extend(want.keys());
-        match readback::read_back(&mut socket, self.seed)? {
-            Found::Nothing => self.write(&mut socket, None, want, false),
+        match readback::read_back(socket, self.seed)? {
+            Found::Nothing => self.write(socket, None, want, false),
             Found::Ours { held, alive } => {
                 self.visit.changes += usize::from(!alive);
-                self.write(&mut socket, Some(&held), want, true)
+                self.write(socket, Some(&held), want, true)
             }
             Found::Strange(what) => {
                 let netns = self.netns.path().display();
                 tracing::warn!(%netns, what, "replacing a VIP table that is not as portolan makes it");
                 self.visit.changes += 1;
-                self.write(&mut socket, None, want, true)
+                self.write(socket, None, want, true)
             }
         }
     }

@@ -37,22 +37,21 @@ async fn two_thousand_swaps_under_a_load_of_connects_fail_none() {
     let first = manager.vip.apply(&plans[3]).await;
     assert!(first.failures.is_empty(), "{:?}", first.failures);
     let load = Load::begin(client, 2);
-    for swap in 0..2_000 {
-        let plan = &plans[[3, 1, 2, 0, 2, 1][swap % 6]];
-        let t = tokio::time::Instant::now();
+    let begun = tokio::time::Instant::now();
+    let mut swaps = 0;
+    while swaps < 2_000 || begun.elapsed() < UNDER_LOAD {
+        let plan = &plans[[3, 1, 2, 0, 2, 1][swaps % 6]];
         let outcome = manager.vip.apply(plan).await;
-        if swap < 20 || swap % 100 == 0 {
-            eprintln!("{swap} {:?} {}", t.elapsed(), outcome.changes);
-        }
         assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+        swaps += 1;
     }
     let (done, failed) = load.end();
-    assert!(failed.is_empty(), "{} of {done} failed: {:?}", failed.len(), failed[0]);
-    assert!(done > 2_000, "only {done} connects in 2,000 swaps");
+    assert!(failed.is_empty(), "{} of {done} in {swaps} swaps: {:?}", failed.len(), failed[0]);
+    assert!(done > 1_000, "only {done} connects");
 }
 
-/// Between two calls of a thread, so that the swaps get their share of the processors.
-const PAUSE: Duration = Duration::from_micros(500);
+/// Long enough for thousands of connects and swaps.
+const UNDER_LOAD: Duration = Duration::from_secs(3);
 
 /// Threads that call a VIP from one host, over and over.
 struct Load {
@@ -70,7 +69,6 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     failed.extend(call(WEB).err());
                     done += 1;
-                    thread::sleep(PAUSE);
                 }
                 (done, failed)
             };

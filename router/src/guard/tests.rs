@@ -5,6 +5,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use super::*;
 
 fn guarded() -> (Guard<DuplexStream>, DuplexStream) {
+    let (near, far) = duplex(4096);
+    (guard(near), far)
+}
+
+fn guard<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Guard<S> {
     let rules = Rules {
         heads: HeadLimits { target: 200, head: 500 },
         head_time: Duration::from_secs(10),
@@ -12,8 +17,7 @@ fn guarded() -> (Guard<DuplexStream>, DuplexStream) {
         stall: Duration::from_secs(60),
         refuse: Box::new(|refusal| format!("refused {}", refusal.status.as_u16()).into_bytes()),
     };
-    let (near, far) = duplex(4096);
-    (Guard::new(near, Rc::new(rules)), far)
+    Guard::new(stream, Rc::new(rules))
 }
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -202,4 +206,13 @@ async fn closing_waits_for_a_client_that_still_sends_but_not_for_long() {
     };
     tokio::join!(closing, sending);
     assert_eq!(began.elapsed().as_secs(), 2);
+}
+
+#[tokio::test]
+async fn closing_ends_though_the_client_sends_faster_than_it_is_read() {
+    let endless = tokio::io::join(tokio::io::repeat(b'\n'), tokio::io::sink());
+    let mut guard = guard(endless);
+    assert_eq!(guard.read(&mut [0; 100]).await.unwrap(), 0, "refused");
+    let closing = tokio::time::timeout(Duration::from_secs(6), guard.shutdown());
+    closing.await.expect("the client is given up").unwrap();
 }

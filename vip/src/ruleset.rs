@@ -231,3 +231,6 @@ fn elements(
 fn within(count: usize, limit: u32) -> bool {
     u32::try_from(count).is_ok_and(|it| it <= limit)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kernel::neighbour::NeighbourWatch;
 use kernel::netns::{Netns, cookie_of};
+use kernel::route::addresses;
 use kernel::socket::{udp_connected, udp_ports_bound_to};
 use registry::Snapshot;
 use registry::id::NetworkId;
 use registry::model::{Network, Sandbox, Service, Task};
-use registry::source::docker::host::local_addresses;
 use registry::source::docker::{Config, Host, run};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -30,12 +30,9 @@ impl Host for Machine {
     }
 
     fn netns_addresses(&self, path: &Path) -> io::Result<Vec<IpAddr>> {
-        let read = || {
-            let fib_trie = std::fs::read_to_string("/proc/thread-self/net/fib_trie")?;
-            let if_inet6 = std::fs::read_to_string("/proc/thread-self/net/if_inet6");
-            Ok(local_addresses(&fib_trie, &if_inet6.unwrap_or_default()))
-        };
-        Netns::open(path).and_then(|it| it.run(read)).map_err(io::Error::other)?
+        let netns = Netns::open(path).map_err(io::Error::other)?;
+        let held = addresses(&netns).map_err(io::Error::other)?;
+        Ok(held.into_iter().map(|(_, address)| address.addr()).collect())
     }
 
     fn host_cookie(&self) -> io::Result<u64> {
@@ -67,7 +64,7 @@ impl Host for Machine {
                 socket.send(&question(name)).await.ok()?;
                 let mut reply = [0; 1500];
                 let length = socket.recv(&mut reply).await.ok()?;
-                addresses(reply.get(..length)?)
+                answered(reply.get(..length)?)
             };
             if let Ok(Some(found)) = timeout(Duration::from_millis(400), asked).await {
                 return Some(found);
@@ -191,7 +188,7 @@ fn question(name: &str) -> Vec<u8> {
 }
 
 /// The addresses of a reply of A records whose owner names are compressed, as the engine's are.
-fn addresses(reply: &[u8]) -> Option<Vec<Ipv4Addr>> {
+fn answered(reply: &[u8]) -> Option<Vec<Ipv4Addr>> {
     let count = u16::from_be_bytes([*reply.get(6)?, *reply.get(7)?]);
     let is_plain = *reply.get(2)? & 0x02 == 0 && *reply.get(3)? % 16 == 0;
     let mut at = 12;

@@ -173,10 +173,12 @@ impl Room {
             tracing::debug!(%change);
             match change {
                 Change::Rezone(view) => {
+                    // It may have been let go since the changes were worked out: then it has no
+                    // view either, and the next plan opens it.
                     if let Some(held) = self.sandboxes.get(&view.sandbox) {
                         held.rezone(view);
+                        self.views.insert(view.sandbox.clone(), Arc::clone(view));
                     }
-                    self.views.insert(view.sandbox.clone(), Arc::clone(view));
                 }
                 Change::Close(id) => {
                     self.sandboxes.remove(id);
@@ -320,4 +322,68 @@ fn causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kernel::link;
+
+    use super::*;
+    use crate::plan::Outside;
+
+    fn plan(netns: &BTreeMap<&str, std::path::PathBuf>, ttl: u32) -> Plan {
+        let view = |(name, path): (&&str, &std::path::PathBuf)| {
+            let view = View {
+                sandbox: (*name).into(),
+                name: (*name).to_owned(),
+                netns: path.clone(),
+                cookie: None,
+                zones: Vec::new(),
+                subnets: Vec::new(),
+                links: BTreeMap::new(),
+                outside: Outside::NoServers,
+                forward_single_label: false,
+                ttl,
+            };
+            (view.sandbox.clone(), Arc::new(view))
+        };
+        Plan { views: netns.iter().map(view).collect(), ..Plan::default() }
+    }
+
+    #[test]
+    fn a_sandbox_that_leaves_while_others_get_new_data_is_opened_when_it_is_back() {
+        let folder = std::env::temp_dir().join(format!("portolan-apply-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let namespaces = ["a", "b"].map(|name| (name, Netns::fresh().unwrap()));
+        let paths = BTreeMap::from(namespaces.each_ref().map(|(name, netns)| {
+            link::set_up(netns, "lo").unwrap();
+            std::os::unix::fs::symlink(netns.path(), folder.join(name)).unwrap();
+            (*name, folder.join(name))
+        }));
+        let mut room = Room {
+            server: Server::start().unwrap(),
+            door: Door::open().unwrap(),
+            host: None,
+            metrics: Arc::default(),
+            views: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            last_pulse: 0,
+            refreshed: Instant::now(),
+        };
+        let served = |room: &Room| room.sandboxes.keys().cloned().collect::<BTreeSet<_>>();
+        let both = BTreeSet::from([SandboxId::from("a"), SandboxId::from("b")]);
+        room.apply(&plan(&paths, 1));
+        assert_eq!(served(&room), both);
+
+        std::fs::remove_file(&paths["b"]).unwrap();
+        room.refreshed -= DUE; // the next change is followed by a refresh, as in a long apply
+        room.apply(&plan(&paths, 2));
+        assert_eq!(served(&room), BTreeSet::from([SandboxId::from("a")]));
+        std::os::unix::fs::symlink(namespaces[1].1.path(), &paths["b"]).unwrap();
+        room.apply(&plan(&paths, 2));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(served(&room), both);
+    }
 }

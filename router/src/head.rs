@@ -68,7 +68,8 @@ fn length(fields: &[httparse::Header<'_>], is_http_11: bool) -> Result<Length, R
 /// Digits and nothing else, as `1*DIGIT` says: no sign, no list, no hex.
 fn number(value: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(value.trim_ascii()).ok()?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+    let length = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok());
+    length.flatten().filter(|length| *length <= LENGTH_MAX)
 }
 
 fn unreadable(head: &[u8], error: httparse::Error) -> Refusal {
@@ -97,6 +98,8 @@ pub(crate) fn bad(text: &'static str) -> Refusal {
 /// Said to whoever begins with a TLS handshake.
 pub(crate) const TLS: &str = "this port speaks plain HTTP, not TLS: use http:// here";
 
+/// The longest body that hyper counts; it answers greater lengths itself, with a bare 431.
+const LENGTH_MAX: u64 = u64::MAX - 2;
 /// Header fields of one request, as hyper's own default.
 const FIELDS_MAX: usize = 100;
 

@@ -48,6 +48,7 @@ fn requests_with_two_framings_are_refused_and_what_follows_is_not_read() {
         "Content-Length: 5 5",
         "Content-Length: 0x5",
         "Content-Length: 18446744073709551617",
+        "Content-Length: 18446744073709551615",
         "Content-Length:\r\n 5",
         "X: y\r\n Content-Length: 5",
         "X: y\rContent-Length: 5",

@@ -11,12 +11,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
-use registry::id::{NetworkId, ServiceId};
-use registry::model::{Mode, Network, Sandbox, Service, ServingState, Task};
+use registry::id::{NetworkId, SandboxId, ServiceId};
+use registry::labels;
+use registry::model::{Mode, Network, Reach, Sandbox, Service, ServingState, Task};
+use registry::route_spec::BackendMode;
 use registry::{Notes, Snapshot};
 
 use crate::allocate::{self, Allocation, Claims, Ground};
@@ -49,10 +51,12 @@ pub fn compile(
     let addresses = addresses(snapshot, wanted, &allocation.leases);
     let networks = networks(snapshot, &addresses, &allocation.leases);
     let mut tables = Tables { networks: &networks, made: BTreeMap::new() };
-    let sandboxes = snapshot
+    let mut sandboxes: BTreeMap<_, _> = snapshot
         .sandboxes()
         .map(|sandbox| (sandbox.id.clone(), tables.sandbox(snapshot, sandbox, &mut notes)))
         .collect();
+    let doorways = doorways(snapshot);
+    sandboxes.extend(doorways.map(|(it, path)| tables.doorway(snapshot, it, path, &mut notes)));
     let leases = Arc::new(allocation.leases);
     (Plan { sandboxes, addresses: Arc::new(addresses), leases }, notes)
 }
@@ -215,6 +219,20 @@ fn addresses(snapshot: &Snapshot, wanted: Wanted, leases: &Leases) -> Addresses 
     addresses
 }
 
+/// Networks that the router enters through a namespace, and on which a service wants its requests
+/// sent to its VIP: there is a client of VIPs that is no sandbox.
+fn doorways(snapshot: &Snapshot) -> impl Iterator<Item = (&Network, &Path)> {
+    let wants_vip = |service: &Service| {
+        let (specs, _told_by_the_router) = labels::routes(service);
+        specs.iter().any(|spec| spec.backend_mode == BackendMode::Vip)
+    };
+    let used = move |it: &&Network| !it.ingress && snapshot.services_on(&it.id).any(wants_vip);
+    snapshot.networks().filter(used).filter_map(|network| match &network.reach {
+        Reach::Netns(path) => Some((network, path.as_path())),
+        Reach::Host | Reach::Nowhere => None,
+    })
+}
+
 /// What each network brings to the sandboxes on it.
 struct NetworkPlan {
     balances: Balances,
@@ -292,6 +310,25 @@ impl Tables<'_> {
             balances,
             routes: self.routes(sandbox),
         }
+    }
+
+    /// The namespace through which this node reaches `network`.
+    fn doorway(
+        &mut self,
+        snapshot: &Snapshot,
+        network: &Network,
+        path: &Path,
+        notes: &mut Notes,
+    ) -> (SandboxId, SandboxPlan) {
+        let plan = SandboxPlan {
+            name: format!("the way into {}", network.name),
+            netns: path.to_owned(),
+            cookie: None,
+            balances: self.make(snapshot, vec![network.id.clone()], notes),
+            // It is in the network's subnet, as are the VIPs that engines give.
+            routes: BTreeSet::new(),
+        };
+        (SandboxId::from(format!("network:{}", network.id)), plan)
     }
 
     fn make(

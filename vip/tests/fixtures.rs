@@ -28,6 +28,7 @@ use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use registry::id::SandboxId;
 use registry::{Notes, Snapshot};
 use vip::diff::diff;
 use vip::lease::Leases;
@@ -121,11 +122,16 @@ impl<'a> Case<'a> {
     }
 
     fn answer(&self, line: &str, snapshot: &Snapshot, plan: &Plan, notes: &Notes) -> String {
-        let id = |name: &str| snapshot.sandbox_named(name).expect("such a sandbox").id.clone();
+        // What is no sandbox of the world is meant by its id: `network:blue`, the way into blue.
+        let id = |name: &str| {
+            snapshot.sandbox_named(name).map_or_else(|| SandboxId::from(name), |it| it.id.clone())
+        };
         let words: Vec<_> = line.split(' ').collect();
         match *words {
             [""] | ["at" | "pool", _] | ["created", _, _] | ["vip", _, _, _] => String::new(),
-            ["plan", name] => plan.sandboxes[&id(name)].to_string(),
+            ["plan", name] => {
+                plan.sandboxes.get(&id(name)).map_or("nothing".to_owned(), ToString::to_string)
+            }
             ["changes", name] => {
                 let new = &plan.sandboxes[&id(name)];
                 let nothing =

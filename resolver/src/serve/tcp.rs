@@ -14,7 +14,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Desk, report};
 use crate::chance::Even;
@@ -59,7 +59,8 @@ pub(super) async fn serve(desk: &Arc<Desk>, listener: TcpListener) {
 const MAX_CONNECTIONS: usize = 128;
 /// Questions of one connection that are being asked outside.
 const MAX_PIPELINED: usize = 32;
-/// A connection with nothing to do is closed (RFC 7766 section 6.2.3 leaves it to us).
+/// A connection with nothing to do is closed (RFC 7766 section 6.2.3 leaves it to us), and so is
+/// one whose next question takes longer than this to come.
 const IDLE: Duration = Duration::from_secs(10);
 /// A client that does not take its answer is given up.
 const WRITE: Duration = Duration::from_secs(5);
@@ -85,11 +86,18 @@ impl Connection {
     async fn serve(mut self) -> io::Result<()> {
         let mut order = Even::new()?;
         let mut open = true;
+        // When a whole question or an answer went through last; single octets do not count.
+        let mut moved = Instant::now();
         while open || !self.asked.is_empty() {
             let room = self.received.len() < BUFFER && self.asked.len() < MAX_PIPELINED;
             tokio::select! {
                 read = self.read.read_buf(&mut self.received), if open && room => {
-                    open = read? > 0 && self.messages(&mut order).await?;
+                    let came = read?;
+                    let before = self.received.len();
+                    open = came > 0 && self.messages(&mut order).await?;
+                    if self.received.len() < before {
+                        moved = Instant::now();
+                    }
                 }
                 Some(done) = self.asked.join_next(), if !self.asked.is_empty() => {
                     if let Ok(reply) = done {
@@ -97,8 +105,9 @@ impl Connection {
                     }
                     // What waited for room in flight has it now.
                     open = open && self.messages(&mut order).await?;
+                    moved = Instant::now();
                 }
-                () = sleep(IDLE), if self.asked.is_empty() => return Ok(()),
+                () = sleep_until(moved + IDLE), if self.asked.is_empty() => return Ok(()),
             }
         }
         Ok(())
@@ -139,5 +148,35 @@ impl Connection {
         let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
         let framed = [&length.to_be_bytes(), reply].concat();
         timeout(WRITE, self.write.write_all(&framed)).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+
+    use super::*;
+    use crate::plan::HostView;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_drips_a_question_does_not_keep_its_seat() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let view = ArcSwap::from_pointee(HostView::default());
+        let desk = Arc::new(Desk::Host { view, metrics: Arc::default() });
+        let began = Instant::now();
+        let serving = async {
+            Connection::new(desk, stream).serve().await.unwrap();
+            began.elapsed()
+        };
+        let dripping = async {
+            for _ in 0..30 {
+                client.write_all(&[1]).await.ok(); // of a message of 257 octets
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let (served, ()) = tokio::join!(serving, dripping);
+        assert_eq!(served.as_secs(), IDLE.as_secs());
     }
 }

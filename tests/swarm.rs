@@ -175,17 +175,17 @@ fn the_host_sees_nothing_of_portolan(lab: &Lab) {
 }
 
 fn the_router_on_the_manager_reaches_tasks_of_both_nodes(lab: &Lab) {
-    let twenty =
-        "for i in $(seq 20); do curl -s -m 5 -H 'Host: counter.test' http://10.214.0.1:8080/; done";
-    let said = lab.sh("client", twenty);
-    let answered: BTreeSet<&str> = said.lines().filter_map(|it| it.split(' ').next()).collect();
-    assert_eq!(said.lines().count(), 20, "{said}\n{}", lab.log("node1"));
-    assert_eq!(answered.len(), 2, "{said}");
-    let other = lab.sh(
-        "client",
-        "curl -s -o /dev/null -w '%{http_code}' -H 'Host: x.test' http://10.214.0.1:8080/",
-    );
-    assert_eq!(other, "404");
+    for host in ["counter.test", "vip.counter.test"] {
+        let request = format!("curl -s -m 5 -H 'Host: {host}' http://10.214.0.1:8080/");
+        let said = lab.sh("client", &format!("for i in $(seq 20); do {request}; done"));
+        let answered: BTreeSet<&str> = said.lines().filter_map(|it| it.split(' ').next()).collect();
+        assert_eq!(said.lines().count(), 20, "{host}: {said}\n{}", lab.log("node1"));
+        if host == "counter.test" {
+            assert_eq!(answered.len(), 2, "{said}");
+        }
+    }
+    let other = "curl -s -o /dev/null -w '%{http_code}' -H 'Host: x.test' http://10.214.0.1:8080/";
+    assert_eq!(lab.sh("client", other), "404");
 }
 
 fn scaling_shows_on_the_other_node(lab: &Lab, places: &[(&'static str, String)]) {

@@ -129,9 +129,10 @@ impl<'a> Case<'a> {
         let words: Vec<_> = line.split(' ').collect();
         match *words {
             [""] | ["at" | "pool", _] | ["created", _, _] | ["vip", _, _, _] => String::new(),
-            ["plan", name] => {
-                plan.sandboxes.get(&id(name)).map_or("nothing".to_owned(), ToString::to_string)
-            }
+            ["plan", name] => plan
+                .sandboxes
+                .get(&id(name))
+                .map_or_else(|| "nothing".to_owned(), ToString::to_string),
             ["changes", name] => {
                 let new = &plan.sandboxes[&id(name)];
                 let nothing =

@@ -54,6 +54,11 @@ impl Chase {
         Some(if self.budget > 0 { now + *pause } else { (self.granted + GRANT).max(now + *pause) })
     }
 
+    /// Whether something is expected to change.
+    pub(crate) fn is_on(&self) -> bool {
+        self.step < PAUSES.len() && self.budget > 0
+    }
+
     fn grant(&mut self, now: Instant) {
         while self.budget < BUDGET && now.saturating_duration_since(self.granted) >= GRANT {
             self.budget += 1;

@@ -297,6 +297,15 @@ impl<H: Host> Follower<'_, H> {
         let floor = (now + self.poll).into_std();
         self.agenda.want(Job::Gossip(network.clone()), again.unwrap_or(floor));
         let subject = format!("network {network}");
+        if differs {
+            // A task joins its networks one after the other: those of which a change is expected
+            // are next.
+            let expected =
+                self.chases.iter().filter(|(it, (chase, _))| *it != network && chase.is_on());
+            for other in expected.map(|(it, _)| it.clone()).collect::<Vec<_>>() {
+                self.want(Job::Gossip(other), now);
+            }
+        }
         if differs || self.view.unreadable.contains_key(&subject) || !unreadable.is_empty() {
             self.update(now, |view| {
                 view.gossip.insert(network.clone(), gossip);

@@ -1,7 +1,7 @@
 //! Gives every service one address on each of its networks, and spreads what comes to that address
 //! over the service's serving tasks, in the kernel of every sandbox.
 //!
-//! Read in this order: [`plan`], [`compile`], [`allocate`], [`diff`], `layout`, `ruleset`,
+//! Read in this order: [`plan`], [`mod@compile`], [`allocate`], [`diff`], `layout`, `ruleset`,
 //! `sandbox`, [`apply`].
 //!
 //! Invariants

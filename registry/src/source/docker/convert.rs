@@ -202,6 +202,3 @@ fn network_called(view: &View, reference: &str) -> Option<NetworkId> {
     }
     view.networks.values().find(|it| it.name == reference).map(|it| it.id.clone())
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,7 @@
 //! What the source publishes while a recorded engine lives, changes, hangs and dies.
 
 mod engine;
+mod worlds;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bollard::models::{
@@ -15,15 +16,18 @@ use bollard::models::{
 };
 use serde::Deserialize;
 
-use super::*;
 use crate::Snapshot;
+use crate::id::{NetworkId, NodeId};
 use crate::model::Mode;
-use crate::source::docker::engine::{Engine, Role};
+use crate::source::docker::container::{Container, Health};
+use crate::source::docker::convert::draft;
+use crate::source::docker::engine::{Engine, EngineNetwork, Role};
 use crate::source::docker::folder::{self, Folder};
 use crate::source::docker::gossip::{Gossip, GossipService};
 use crate::source::docker::read::gossip_of;
 use crate::source::docker::swarm::{Swarm, SwarmNode, SwarmService, SwarmTask};
 use crate::source::docker::upstream::HostServers;
+use crate::source::docker::view::View;
 
 /// What one engine answered.
 #[derive(Deserialize)]

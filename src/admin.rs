@@ -56,23 +56,29 @@ const MAX_CONNECTIONS: usize = 32;
 /// How long an asker may take to send its question.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Serves the admin socket at `path` until `stop`.
-pub async fn serve(
-    path: &Path,
-    live: Live,
-    tasks: &mut JoinSet<()>,
-    stop: CancellationToken,
-) -> Result<(), AdminError> {
-    let listener = listen(path).await?;
-    let path = path.to_owned();
-    tasks.spawn(async move {
-        accept(listener, Arc::new(live), &stop).await;
-        std::fs::remove_file(&path).ok();
-    });
-    Ok(())
+/// The admin socket, listening; its file goes with it.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
 }
 
-async fn listen(path: &Path) -> Result<UnixListener, AdminError> {
+impl AdminSocket {
+    /// Serves until `stop`.
+    pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) {
+        tasks.spawn(async move { accept(&self.listener, Arc::new(live), &stop).await });
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Makes the admin socket at `path`. This comes first at a start, because who holds the socket is
+/// this machine's portolan, and nobody else touches the kernel.
+pub async fn listen(path: &Path) -> Result<AdminSocket, AdminError> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(AdminError::Running { socket: path.to_owned() });
     }
@@ -92,7 +98,10 @@ async fn listen(path: &Path) -> Result<UnixListener, AdminError> {
         }
         Ok(listener)
     };
-    make().map_err(|source| AdminError::Listen { socket: path.to_owned(), source })
+    match make() {
+        Ok(listener) => Ok(AdminSocket { listener, path: path.to_owned() }),
+        Err(source) => Err(AdminError::Listen { socket: path.to_owned(), source }),
+    }
 }
 
 fn group_id(name: &str) -> Option<u32> {
@@ -101,7 +110,7 @@ fn group_id(name: &str) -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
-async fn accept(listener: UnixListener, live: Arc<Live>, stop: &CancellationToken) {
+async fn accept(listener: &UnixListener, live: Arc<Live>, stop: &CancellationToken) {
     let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     loop {
         let place = tokio::select! {

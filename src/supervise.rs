@@ -112,7 +112,10 @@ impl Supervisor {
         if parts.resolver || parts.vip {
             kernel::privilege::check()?;
         }
+        let admin = admin::listen(&config.admin_socket).await?;
         let stop = CancellationToken::new();
+        // What was started before a part that cannot start ends with it.
+        let started = stop.clone().drop_guard();
         let (snapshots, world) = watch::channel(Arc::new(Snapshot::default()));
         let mut tasks = JoinSet::new();
         start_source(config, snapshots, &mut tasks, &stop)?;
@@ -124,7 +127,8 @@ impl Supervisor {
         let router = if parts.router { starting.router(vip_table, given.http)? } else { none() };
         let consumers = starting.threads;
         let live = Live { world, resolver, vip, router, parts };
-        admin::serve(&config.admin_socket, live.clone(), &mut tasks, stop.clone()).await?;
+        admin.serve(live.clone(), &mut tasks, stop.clone());
+        started.disarm();
         Ok(Self { live, stop, tasks, consumers })
     }
 

@@ -184,12 +184,15 @@ impl Snapshot {
     }
 
     fn insert_service(&mut self, mut service: Service) {
+        if self.services.contains_key(&service.id) {
+            return;
+        }
         let (networks, notes) = (&self.networks, &mut self.notes);
         service.networks.retain(|id, _| known(networks, id, "service", &service.name, notes));
         for network in service.networks.keys() {
             self.services_on.entry(network.clone()).or_default().insert(service.id.clone());
         }
-        self.services.entry(service.id.clone()).or_insert(service);
+        self.services.insert(service.id.clone(), service);
     }
 
     fn insert_task(&mut self, mut task: Task) {
@@ -243,4 +246,49 @@ fn known(
         );
     }
     known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Mode, ServiceAttachment, ServiceKind};
+    use crate::source::world;
+
+    fn service(id: &str, networks: &[&str]) -> Service {
+        let on = |it: &&str| (NetworkId::from(*it), ServiceAttachment::default());
+        Service {
+            id: id.into(),
+            name: id.to_owned(),
+            kind: ServiceKind::World,
+            stack: None,
+            mode: Mode::Vip,
+            networks: networks.iter().map(on).collect(),
+            ports: Vec::new(),
+            labels: BTreeMap::new(),
+            created: 0,
+        }
+    }
+
+    fn two_networks() -> Draft {
+        let text = "[[network]]\nname = \"a\"\n[[network]]\nname = \"b\"\n";
+        world::parse(text, "test").unwrap()
+    }
+
+    #[test]
+    fn a_second_service_of_the_same_id_leaves_no_trace() {
+        let services = vec![service("web", &["a"]), service("web", &["b"])];
+        let snapshot = Snapshot::build(Draft { services, ..two_networks() }, 1);
+        let on = |network: &str| snapshot.services_on(&network.into()).count();
+        assert_eq!((on("a"), on("b")), (1, 0));
+    }
+
+    #[test]
+    fn what_points_nowhere_is_dropped_with_a_note() {
+        let services = vec![service("web", &["a", "gone"])];
+        let snapshot = Snapshot::build(Draft { services, ..two_networks() }, 1);
+        let web = snapshot.service(&"web".into()).unwrap();
+        assert_eq!(web.networks.keys().collect::<Vec<_>>(), [&NetworkId::from("a")]);
+        let told: Vec<_> = snapshot.notes().iter().map(|it| it.subject.as_str()).collect();
+        assert_eq!(told, ["service web"]);
+    }
 }

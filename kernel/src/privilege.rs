@@ -26,8 +26,8 @@ pub enum Missing {
     SysAdmin,
     /// The kernel has no nftables.
     #[error(
-        "this kernel has no nftables: load it with `modprobe nf_tables`, or set \
-         `vip.data_plane = \"userspace\"`"
+        "this kernel has no nftables: load it with `modprobe nf_tables`, or run only the router with \
+         `portolan up --only router`"
     )]
     Nftables,
     /// The machine's configuration forbids user namespaces to ordinary users.

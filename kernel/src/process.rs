@@ -12,7 +12,10 @@ use std::process::ExitCode;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
 };
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, kill_process, setrlimit,
+    waitpid,
+};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 /// What could not be done, and why.
@@ -56,6 +59,16 @@ pub fn unshare_world() -> Result<(), ProcessError> {
     write("/proc/self/setgroups", "deny".to_owned())?;
     write("/proc/self/uid_map", format!("0 {uid} 1\n"))?;
     write("/proc/self/gid_map", format!("0 {gid} 1\n"))
+}
+
+/// Raises the soft limit of open descriptors to the hard one, and gives it; `None`: no limit. Every
+/// sandbox holds a few, and the usual soft limit of 1,024 is meant for programs that use `select`.
+pub fn raise_descriptor_limit() -> Result<Option<u64>, ProcessError> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised)
+        .map_err(|errno| step("raise the limit of open descriptors".to_owned())(errno.into()))?;
+    Ok(limit.maximum)
 }
 
 /// Which of the two processes this is after [`fork`].

@@ -33,6 +33,9 @@ impl Up {
             Err(errors) => return failure(&errors, USAGE),
         };
         log::init(config.log_format, &config.log_level);
+        if let Err(error) = kernel::process::raise_descriptor_limit() {
+            tracing::warn!(%error, "many sandboxes or connections may not fit");
+        }
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
             Err(error) => return failure(&format_args!("cannot start: {error}"), 1),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kernel::process::{Fork, ProcessError, fork, mount_world, unshare_world};
+use kernel::process::{Fork, Lifeline, ProcessError, fork, mount_world, unshare_world};
 use registry::Draft;
 use registry::model::Task;
 use tokio::net::TcpStream;
@@ -79,12 +79,31 @@ pub fn run(command: &[OsString]) -> Result<ExitCode, DemoError> {
             Ok(child.wait()?)
         }
         Fork::Child(lifeline) => {
+            mount_world()?;
+            first_process(lifeline, given, command)
+        }
+    }
+}
+
+/// PID 1 of the demo: reaps what others leave, and ends, which ends all, when its parent is gone
+/// or the demo is over.
+fn first_process(
+    lifeline: Lifeline,
+    given: Given,
+    command: &[OsString],
+) -> Result<ExitCode, DemoError> {
+    match fork()? {
+        Fork::Parent(child) => {
+            drop(given);
             std::thread::spawn(move || {
                 lifeline.wait();
                 #[expect(clippy::exit, reason = "the first process of a PID namespace ends all")]
                 std::process::exit(1);
             });
-            mount_world()?;
+            Ok(child.wait()?)
+        }
+        // Without a lifeline of its own: it ends with its PID namespace.
+        Fork::Child(_) => {
             let runtime = tokio::runtime::Runtime::new().map_err(spawning("the runtime"))?;
             runtime.block_on(inside(given, command))
         }

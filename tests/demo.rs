@@ -154,6 +154,15 @@ fn the_command_decides_the_exit_status_and_owns_stdout() {
 }
 
 #[test]
+fn what_others_leave_behind_is_reaped() {
+    let said = said_in_demo(
+        "for i in 1 2 3; do sh -c 'true & exec true'; done; sleep 0.3
+         cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z ' || true",
+    );
+    assert_eq!(said, "0\n");
+}
+
+#[test]
 fn two_demos_run_side_by_side_without_seeing_each_other() {
     let start = || {
         let mut demo = program(PORTOLAN);

@@ -128,11 +128,14 @@ impl Child {
         kill_process(self.pid, signal).ok();
     }
 
-    /// Waits for its end; a signal `n` counts as status 128 + n, as in shells.
+    /// Waits for its end; a signal `n` counts as status 128 + n, as in shells. Other children that
+    /// end meanwhile are reaped, as the first process of a PID namespace must: it inherits orphans.
     pub fn wait(&self) -> Result<ExitCode, ProcessError> {
         loop {
-            match waitpid(Some(self.pid), WaitOptions::empty()) {
-                Ok(Some((_, status))) if status.exited() || status.signaled() => {
+            match waitpid(None, WaitOptions::empty()) {
+                Ok(Some((pid, status)))
+                    if pid == self.pid && (status.exited() || status.signaled()) =>
+                {
                     return Ok(exit_code(status));
                 }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -118,4 +120,63 @@ fn a_second_portolan_says_that_one_runs_before_it_touches_anything() {
     assert!(refusal.starts_with("portolan: a portolan already runs on this machine"), "{refusal}");
     assert_eq!(status, "1");
     assert!(first.starts_with("up to date"), "{first}");
+}
+
+#[test]
+fn data_that_does_not_arrive_is_a_failure_and_a_closed_pipe_is_none() {
+    let output = in_demo(
+        "portolan ls services > /dev/full; echo $?
+         { portolan ls services; echo $? >&2; } | true",
+    );
+    let (said, told) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(said, "1\n");
+    let lines: Vec<&str> = told.lines().collect();
+    let [full, closed] = lines.try_into().unwrap_or_else(|_| panic!("{told}"));
+    assert!(full.starts_with("portolan: cannot write to standard output: No space"), "{full}");
+    assert_eq!(closed, "0");
+}
+
+#[test]
+fn who_may_not_ask_is_told_so_and_not_that_nobody_is_there() {
+    if !rustix::process::getuid().is_root() {
+        return; // Only root can become the owner and somebody else in turn.
+    }
+    let folder = Folder::new("denied");
+    let (socket, copy) = (folder.file("p.sock"), folder.file("portolan"));
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o660)).expect("its mode");
+    std::fs::copy(PORTOLAN, &copy).expect("a copy that anybody may run");
+    let mut status = program(&copy);
+    status.arg("status").env("PORTOLAN_SOCKET", &socket).uid(NOBODY).gid(NOBODY);
+    let output = status.current_dir("/").output().expect("portolan starts");
+    let sentence = "use sudo, or join the group `portolan`";
+    let expected = format!("portolan: you may not ask the portolan on {socket}: {sentence}\n");
+    assert_eq!(text(&output.stderr), expected);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn up_uses_as_many_descriptors_as_it_may_have() {
+    // A demo is a world of its own to start another portolan in; its limits are its parent's.
+    let said = said_in_demo(
+        "ulimit -S -n 256; echo > /tmp/empty.$$.toml
+         export PORTOLAN_CONFIG=\"
+         state_dir = '/run/two'
+         sources.world.path = '/tmp/empty.$$.toml'
+         dns.host_listen = 'off'
+         admin.socket = '/run/two.sock'
+         router.clusters.default.http = '127.0.0.1:18080'\"
+         portolan up 2>/dev/null & up=$!
+         for i in $(seq 50); do [ -S /run/two.sock ] && break; sleep 0.1; done
+         awk '/open files/ {print $4, $5}' /proc/$up/limits
+         kill $up; wait $up; echo $?; rm /tmp/empty.$$.toml",
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    let [limits, status] = lines.try_into().unwrap_or_else(|_| panic!("{said}"));
+    let (soft, hard) = limits.split_once(' ').expect("two limits");
+    assert_eq!(soft, hard);
+    assert_ne!(soft, "256");
+    assert_eq!(status, "0");
 }

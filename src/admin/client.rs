@@ -1,5 +1,6 @@
 //! Asks a running portolan over its admin socket. Bounded in time and size.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,14 @@ pub enum ClientError {
          socket in PORTOLAN_SOCKET"
     )]
     Absent {
+        /// The socket's path.
+        socket: PathBuf,
+        /// The refusal.
+        source: std::io::Error,
+    },
+    /// This user may not ask.
+    #[error("you may not ask the portolan on {socket}: use sudo, or join the group `portolan`")]
+    Denied {
         /// The socket's path.
         socket: PathBuf,
         /// The refusal.
@@ -49,9 +58,15 @@ pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
         .enable_all()
         .build()
         .map_err(|error| broken(error.to_string()))?;
-    let stream = runtime
-        .block_on(UnixStream::connect(socket))
-        .map_err(|source| ClientError::Absent { socket: socket.to_owned(), source })?;
+    let absent = |source: std::io::Error| {
+        let socket = socket.to_owned();
+        if source.kind() == ErrorKind::PermissionDenied {
+            ClientError::Denied { socket, source }
+        } else {
+            ClientError::Absent { socket, source }
+        }
+    };
+    let stream = runtime.block_on(UnixStream::connect(socket)).map_err(absent)?;
     let (refused, body) = runtime
         .block_on(async { timeout(PATIENCE, exchange(stream, path)).await })
         .map_err(|_elapsed| broken(format!("no answer within {} s", PATIENCE.as_secs())))?

@@ -62,11 +62,11 @@ fn ask(config: Option<&Path>, path: &str, json: bool) -> ExitCode {
         Ok(answer) => answer,
         Err(error) => return failure(&error, 1),
     };
-    if json {
-        print(&format_args!("{answer:#}\n"));
-    } else {
-        print(&answer.get("text").and_then(Value::as_str).unwrap_or_default());
-    }
     let ok = answer.get("ok").and_then(Value::as_bool).unwrap_or(false);
-    ExitCode::from(u8::from(!ok))
+    let status = u8::from(!ok);
+    if json {
+        print(&format_args!("{answer:#}\n"), status)
+    } else {
+        print(&answer.get("text").and_then(Value::as_str).unwrap_or_default(), status)
+    }
 }

@@ -26,17 +26,15 @@ impl Check {
             Err(errors) => return failure(&errors, USAGE),
         };
         let report = check(&self.files, &running(&socket));
+        let status = report.status();
         if self.json {
             let json = serde_json::to_value(&report).unwrap_or(Value::Null);
-            print(&format_args!("{json:#}\n"));
-        } else {
-            print(&report);
+            return print(&format_args!("{json:#}\n"), status);
         }
-        let status = report.status();
-        if status == 0 && !self.json {
+        if status == 0 {
             remark(&"nothing wrong");
         }
-        ExitCode::from(status)
+        print(&report, status)
     }
 }
 

@@ -25,10 +25,12 @@ impl Cleanup {
             return failure(&missing, 1);
         }
         let cleaned = clean_host();
-        print(&format_args!(
+        let failed = u8::from(!cleaned.failures.is_empty());
+        let text = format!(
             "looked at {} network namespaces, removed portolan's tables and routes from {}\n",
             cleaned.namespaces, cleaned.changed
-        ));
+        );
+        let status = print(&text, failed);
         if cleaned.in_use > 0 {
             let in_use = cleaned.in_use;
             remark(&format_args!("left {in_use} alone, which another running portolan serves"));
@@ -36,6 +38,6 @@ impl Cleanup {
         for failure in &cleaned.failures {
             remark(failure);
         }
-        ExitCode::from(u8::from(!cleaned.failures.is_empty()))
+        status
     }
 }

@@ -42,15 +42,14 @@ impl Ls {
             Err(error) => return failure(&error, 1),
         };
         if self.json {
-            print(&format_args!("{list:#}\n"));
-            return ExitCode::SUCCESS;
+            return print(&format_args!("{list:#}\n"), 0);
         }
         let items =
             |key: &str| list.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        print(&table(&items("rows")));
+        let status = print(&table(&items("rows")), 0);
         for note in items("notes") {
             remark(&note.as_str().unwrap_or_default());
         }
-        ExitCode::SUCCESS
+        status
     }
 }

@@ -12,9 +12,16 @@ pub(super) fn failure(error: &impl Display, status: u8) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Prints data. That nobody reads any more (a closed pipe) is no error.
-pub(super) fn print(text: &impl Display) {
-    write!(std::io::stdout().lock(), "{text}").ok();
+/// Prints data and gives `status`, or that of a failure where the data does not arrive. That nobody
+/// reads any more (a closed pipe) is no failure.
+pub(super) fn print(text: &impl Display, status: u8) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            failure(&format_args!("cannot write to standard output: {error}"), 1)
+        }
+        Ok(()) | Err(_) => ExitCode::from(status),
+    }
 }
 
 /// Says something to the person, beside the data.

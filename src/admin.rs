@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,8 +54,8 @@ pub enum AdminError {
 
 /// As many askers as get an answer at a time; the next one waits for its turn.
 const MAX_CONNECTIONS: usize = 32;
-/// How long an asker may take to send its question.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an asker may take to send its question and to read the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The admin socket, listening; its file goes with it.
 #[derive(Debug)]
@@ -136,8 +137,10 @@ async fn accept(listener: &UnixListener, live: Arc<Live>, stop: &CancellationTok
                 .header_read_timeout(PATIENCE)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "admin connection ended");
+            match timeout(PATIENCE, connection).await {
+                Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
+                Ok(Ok(())) => {}
+                Err(_) => tracing::debug!("an asker did not read its answer in time"),
             }
             drop(place);
         });

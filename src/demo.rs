@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kernel::process::{Fork, Lifeline, ProcessError, fork, mount_world, unshare_world};
+use kernel::process::{
+    Fork, Lifeline, ProcessError, fork, mount_world, outlive_interrupts, unshare_world,
+};
 use registry::Draft;
 use registry::model::Task;
 use tokio::net::TcpStream;
@@ -76,6 +78,9 @@ pub fn run(command: &[OsString]) -> Result<ExitCode, DemoError> {
     match fork()? {
         Fork::Parent(child) => {
             drop(given); // the child's listeners are the only ones
+            if !command.is_empty() {
+                outlive_interrupts();
+            }
             Ok(child.wait()?)
         }
         Fork::Child(lifeline) => {
@@ -166,6 +171,7 @@ fn start_application(world: &Draft) -> Result<Vec<Child>, DemoError> {
             .arg(&sandbox.netns)
             .arg(role)
             .kill_on_drop(true)
+            .process_group(0) // a Ctrl-C is meant for the command, not for the application
             .spawn()
             .map_err(spawning(&sandbox.name))
     };
@@ -199,6 +205,8 @@ async fn around(command: &[OsString]) -> Result<ExitCode, DemoError> {
     if let Some(path) = path_with_own_folder() {
         child.env("PATH", path);
     }
+    // Heard, so that it does not end this process; the command gets it from the terminal itself.
+    let _interrupts = signal(SignalKind::interrupt()).map_err(spawning("the signal handler"))?;
     let status = child.status().await.map_err(spawning(&program.to_string_lossy()))?;
     let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
     let code = status.code().or(signal).unwrap_or(1);

@@ -3,7 +3,7 @@
 //!
 //! Invariants
 //! - *isolated*: a consumer that panics is started anew after a pause; the others do not notice;
-//! - *bounded*: nothing outlives [`Supervisor::stop`], which waits [`GRACE`] at most;
+//! - *bounded*: [`Supervisor::stop`] waits for the router's drain time and [`GRACE`], no longer;
 //! - *told*: a start that cannot succeed (a busy port, a bad world file, missing rights) is an
 //!   error of [`Supervisor::start`], not a line in a log.
 
@@ -24,8 +24,8 @@ use crate::admin;
 use crate::config::{Config, Source};
 use crate::host::ThisHost;
 
-/// How long the parts get to end in order: the router's drain time and a little more.
-const GRACE: Duration = Duration::from_secs(15);
+/// How long the parts get to end in order, besides the time that requests in flight get.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Which consumers this process runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -102,6 +102,7 @@ pub enum StartError {
 pub struct Supervisor {
     live: Live,
     stop: CancellationToken,
+    grace: Duration,
     tasks: JoinSet<()>,
     consumers: Vec<(&'static str, std::thread::JoinHandle<()>)>,
 }
@@ -129,7 +130,8 @@ impl Supervisor {
         let live = Live { world, resolver, vip, router, parts };
         admin.serve(live.clone(), &mut tasks, stop.clone());
         started.disarm();
-        Ok(Self { live, stop, tasks, consumers })
+        let grace = config.router.timeouts.drain.saturating_add(GRACE);
+        Ok(Self { live, stop, grace, tasks, consumers })
     }
 
     /// Waits until every part has made its first plan true without a failure.
@@ -162,10 +164,10 @@ impl Supervisor {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if timeout(GRACE, ended).await.is_err() {
+        if timeout(self.grace, ended).await.is_err() {
             let late = self.consumers.iter().filter(|(_, thread)| !thread.is_finished());
             let late: Vec<_> = late.map(|(name, _)| *name).collect();
-            tracing::warn!(?late, grace = ?GRACE, "still running after the grace period; left behind");
+            tracing::warn!(?late, grace = ?self.grace, "still running after the grace period; left behind");
             self.tasks.abort_all();
         }
     }

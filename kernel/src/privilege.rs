@@ -2,8 +2,6 @@
 //!
 //! Always true here: nothing is changed by looking, and every sentence ends with what to do.
 
-use std::path::Path;
-
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::netns::Netns;
@@ -30,13 +28,6 @@ pub enum Missing {
          `portolan up --only router`"
     )]
     Nftables,
-    /// The machine's configuration forbids user namespaces to ordinary users.
-    #[error(
-        "this machine does not let you make user namespaces: allow them with `sysctl \
-         kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000` (and, on Ubuntu, \
-         `kernel.apparmor_restrict_unprivileged_userns=0`), or run as root"
-    )]
-    UserNamespaces,
 }
 
 /// Whether this process may do all that `portolan up` does; the first thing missing otherwise.
@@ -66,29 +57,13 @@ pub fn check_nftables() -> Result<(), Missing> {
     }
 }
 
-/// Whether the machine's configuration lets this user make user namespaces, as `portolan demo`
-/// needs. A security module may still refuse; making one is the final test.
-pub fn check_user_namespaces() -> Result<(), Missing> {
-    let is = |path: &str, forbidding: &str| {
-        std::fs::read_to_string(Path::new("/proc/sys").join(path))
-            .is_ok_and(|value| value.trim() == forbidding)
-    };
-    let root = rustix::process::geteuid().is_root();
-    let none = is("user/max_user_namespaces", "0");
-    let root_only = is("kernel/unprivileged_userns_clone", "0")
-        || is("kernel/apparmor_restrict_unprivileged_userns", "1");
-    if none || (root_only && !root) { Err(Missing::UserNamespaces) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_sentence_says_what_to_do() {
-        for missing in
-            [Missing::NetAdmin, Missing::SysAdmin, Missing::Nftables, Missing::UserNamespaces]
-        {
+        for missing in [Missing::NetAdmin, Missing::SysAdmin, Missing::Nftables] {
             let sentence = missing.to_string();
             let (what, remedy) = sentence.split_once(": ").unwrap();
             assert!(!what.is_empty() && remedy.contains(['`', '=']), "{sentence}");

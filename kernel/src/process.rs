@@ -9,12 +9,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, kill_process, setrlimit,
-    waitpid,
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, setrlimit, waitpid,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -123,11 +120,6 @@ impl Lifeline {
 }
 
 impl Child {
-    /// Sends it a signal; that it has ended already is fine.
-    pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid, signal).ok();
-    }
-
     /// Waits for its end; a signal `n` counts as status 128 + n, as in shells. Other children that
     /// end meanwhile are reaped, as the first process of a PID namespace must: it inherits orphans.
     pub fn wait(&self) -> Result<ExitCode, ProcessError> {
@@ -218,9 +210,16 @@ fn mount_tmpfs(path: &Path) -> Result<(), ProcessError> {
         .map_err(|errno| step(format!("mount a tmpfs on {}", path.display()))(errno.into()))
 }
 
-/// Removes a mount made at `path`; that there is none is fine.
-pub fn unmount_quietly(path: &Path) {
-    unmount(path, UnmountFlags::DETACH).ok();
+/// Lets this process outlive a Ctrl-C that is meant for the program it runs. A handler, because it
+/// is gone after an exec: to ignore the signal would be inherited by that program.
+pub fn outlive_interrupts() {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    #[expect(unsafe_code, reason = "no safe wrapper sets a handler that does nothing")]
+    // SAFETY: the handler touches nothing, so it may run at any moment.
+    unsafe {
+        libc::signal(libc::SIGINT, handler as libc::sighandler_t);
+    }
 }
 
 fn unshare(flags: UnshareFlags) -> io::Result<()> {

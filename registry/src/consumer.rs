@@ -100,6 +100,7 @@ async fn follow<C: Consumer>(
         () = stop.cancelled() => return,
     }
     let mut backoff = Backoff::default();
+    let mut told = Notes::default();
     loop {
         let snapshot = Arc::clone(&world.borrow_and_update());
         let begun = Instant::now();
@@ -107,7 +108,9 @@ async fn follow<C: Consumer>(
         let plan = Arc::new(plan);
         let mut outcome = consumer.apply(&plan).await;
         let mut took = begun.elapsed();
-        log(C::NAME, &snapshot, &notes, &outcome, took);
+        // What stands is said once; `status` shows all that stands.
+        log(C::NAME, &snapshot, &notes.without(&told), &outcome, took);
+        told = notes.clone();
         loop {
             let failed = outcome.failures.has_errors();
             publish(&reports, &snapshot, &plan, &notes, outcome, took);
@@ -175,5 +178,119 @@ impl Backoff {
         let pause = self.0;
         self.0 = (pause * 2).min(Duration::from_secs(5));
         pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Draft;
+
+    /// Records what it is told to do, and fails as often as it is told to.
+    struct Recorder {
+        compiled: watch::Sender<Vec<u64>>,
+        failures: usize,
+        nudges: tokio::sync::mpsc::Receiver<()>,
+    }
+
+    impl Consumer for Recorder {
+        const NAME: &'static str = "recorder";
+        type Plan = u64;
+
+        fn compile(&mut self, snapshot: &Snapshot) -> (u64, Notes) {
+            self.compiled.send_modify(|it| it.push(snapshot.generation()));
+            (snapshot.generation(), Notes::default())
+        }
+
+        async fn apply(&mut self, _: &Arc<u64>) -> Outcome {
+            let mut outcome = Outcome::default();
+            if self.failures > 0 {
+                self.failures -= 1;
+                outcome.failures.error("recorder", "", "told to fail", "none");
+            }
+            outcome
+        }
+
+        async fn nudged(&mut self) {
+            if self.nudges.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    struct Rig {
+        worlds: watch::Sender<Arc<Snapshot>>,
+        nudge: tokio::sync::mpsc::Sender<()>,
+        compiled: watch::Receiver<Vec<u64>>,
+        reports: watch::Receiver<Option<Arc<Report<u64>>>>,
+        stop: CancellationToken,
+        parts: tokio::task::JoinSet<()>,
+    }
+
+    fn rig(failures: usize) -> Rig {
+        let (worlds, world) = watch::channel(Arc::default());
+        let (compiled, seen) = watch::channel(Vec::new());
+        let (report, reports) = watch::channel(None);
+        let (nudge, nudges) = tokio::sync::mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let mut parts = tokio::task::JoinSet::new();
+        let recorder = Recorder { compiled, failures, nudges };
+        parts.spawn(drive(recorder, world, report, stop.clone()));
+        Rig { worlds, nudge, compiled: seen, reports, stop, parts }
+    }
+
+    impl Rig {
+        fn publish(&self, generation: u64) {
+            self.worlds.send_replace(Arc::new(Snapshot::build(Draft::default(), generation)));
+        }
+
+        async fn until_compiled(&mut self, times: usize) -> Vec<u64> {
+            self.compiled.wait_for(|it| it.len() >= times).await.unwrap().clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_of_worlds_is_compiled_once_and_nothing_before_the_first() {
+        let mut rig = rig(0);
+        sleep(Duration::from_secs(1)).await;
+        assert!(rig.compiled.borrow().is_empty());
+        for generation in 1..=9 {
+            rig.publish(generation);
+        }
+        assert_eq!(rig.until_compiled(1).await, [9]);
+        rig.stop.cancel();
+        rig.parts.join_next().await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_tried_again_with_growing_pauses_and_without_compiling() {
+        let mut rig = rig(3);
+        rig.publish(1);
+        let begun = Instant::now();
+        let fine = |it: &Option<Arc<Report<u64>>>| {
+            it.as_ref().is_some_and(|it| !it.outcome.failures.has_errors())
+        };
+        rig.reports.wait_for(fine).await.unwrap();
+        assert_eq!(begun.elapsed().as_millis(), 50 + 100 + 200);
+        assert_eq!(*rig.compiled.borrow(), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_nudge_compiles_the_same_world_again() {
+        let mut rig = rig(0);
+        rig.publish(4);
+        rig.until_compiled(1).await;
+        rig.nudge.send(()).await.unwrap();
+        assert_eq!(rig.until_compiled(2).await, [4, 4]);
+    }
+
+    #[test]
+    fn what_was_said_before_is_not_said_again() {
+        let (mut before, mut now) = (Notes::default(), Notes::default());
+        before.error("service a", "", "is wrong", "mend it");
+        now.error("service a", "", "is wrong", "mend it");
+        now.error("service b", "", "is wrong", "mend it");
+        let news: Vec<_> = now.without(&before).iter().map(|it| it.subject.clone()).collect();
+        assert_eq!(news, ["service b"]);
     }
 }

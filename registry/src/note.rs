@@ -66,6 +66,11 @@ impl Notes {
         }
     }
 
+    /// Those that are not in `others`.
+    pub fn without(&self, others: &Self) -> Self {
+        Self(self.0.iter().filter(|note| !others.0.contains(note)).cloned().collect())
+    }
+
     /// The notes, in the order found.
     pub fn iter(&self) -> std::slice::Iter<'_, Note> {
         self.0.iter()

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod respond;
 mod serve;
 mod takeover;
+mod upstream;
 pub mod wire;
 
 pub use compile::compile;

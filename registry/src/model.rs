@@ -217,6 +217,9 @@ pub struct Sandbox {
     pub networks: Vec<Attachment>,
     /// `--link`: names of its own, lower case, that nobody else can see.
     pub links: BTreeMap<String, Vec<IpAddr>>,
+    /// Extra hosts (`--add-host`), which the engine writes into its hosts file: names of its own,
+    /// lower case, without a dot at the end. They come before all others, links included.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// The host name inside.
     pub hostname: String,
     /// Who is asked about names that are not ours, in order.

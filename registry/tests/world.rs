@@ -121,6 +121,9 @@ fn sandbox(text: &mut String, it: &Sandbox) {
     for (name, addresses) in &it.links {
         writeln!(text, "  link {name} {addresses:?}").unwrap();
     }
+    for (name, addresses) in &it.hosts {
+        writeln!(text, "  host {name} {addresses:?}").unwrap();
+    }
     for upstream in &it.upstreams {
         writeln!(text, "  upstream {} {:?}", upstream.address, upstream.dial).unwrap();
     }

@@ -97,6 +97,9 @@ pub fn answer(view: &View, query: &Query, seed: u64) -> Verdict {
         return refusal;
     }
     let key = query.name.key();
+    if let Some(entry) = view.hosts.get(&key) {
+        return Verdict::Answer(addresses(entry, query.kind, seed));
+    }
     if let Some(answer) = special(&key, query.kind, view.ttl) {
         return Verdict::Answer(answer);
     }

@@ -343,6 +343,7 @@ mod tests {
                 zones: Vec::new(),
                 subnets: Vec::new(),
                 links: BTreeMap::new(),
+                hosts: BTreeMap::new(),
                 outside: Outside::NoServers,
                 forward_single_label: false,
                 ttl,

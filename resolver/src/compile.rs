@@ -72,11 +72,11 @@ fn view(
 ) -> View {
     let networks: Vec<&Network> =
         sandbox.networks.iter().filter_map(|it| snapshot.network(&it.network)).collect();
-    let link = |(alias, addresses): (&String, &Vec<IpAddr>)| {
+    let own = |(name, addresses): (&String, &Vec<IpAddr>)| {
         let mut addresses = addresses.clone();
         addresses.sort_unstable();
         addresses.dedup();
-        (name::key(alias), Entry { addresses, ttl: seconds(config.ttl) })
+        (name::key(name), Entry { addresses, ttl: seconds(config.ttl) })
     };
     View {
         sandbox: sandbox.id.clone(),
@@ -85,11 +85,18 @@ fn view(
         cookie: sandbox.cookie,
         zones: networks.iter().filter_map(|it| zones.get(&it.id)).map(Arc::clone).collect(),
         subnets: networks.iter().flat_map(|it| it.subnets.iter().copied()).collect(),
-        links: sandbox.links.iter().map(link).collect(),
+        links: sandbox.links.iter().map(own).collect(),
+        hosts: sandbox.hosts.iter().map(own).filter(|(name, _)| may_be_host(name)).collect(),
         outside: outside(sandbox, &networks, config, notes),
         forward_single_label: config.forward_single_label,
         ttl: seconds(config.ttl),
     }
+}
+
+/// Whether an extra host may have that name: the root is nobody's, and `localhost` stands first in
+/// every hosts file.
+fn may_be_host(key: &str) -> bool {
+    !key.is_empty() && key != "localhost"
 }
 
 /// Who is asked about names that are not ours. Ingress networks give no way out and take none, so

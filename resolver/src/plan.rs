@@ -134,8 +134,11 @@ pub struct View {
     pub zones: Vec<Arc<Zone>>,
     /// The address ranges of all its networks: reverse names inside are answered here.
     pub subnets: Vec<IpNet>,
-    /// Names that only this sandbox has, by normal form.
+    /// `--link`: names that only this sandbox has, by normal form.
     pub links: BTreeMap<String, Entry>,
+    /// `--add-host`: names that only this sandbox has, by normal form. They come before all
+    /// others and mean the whole name asked for, never a name on a network.
+    pub hosts: BTreeMap<String, Entry>,
     /// What happens to names that are not known here.
     pub outside: Outside,
     /// Whether unknown names of one label go outside too.
@@ -178,6 +181,7 @@ impl View {
             zones,
             subnets,
             links,
+            hosts,
             outside,
             forward_single_label,
             ttl,
@@ -189,6 +193,7 @@ impl View {
             && same_zones(zones, &other.zones)
             && *subnets == other.subnets
             && *links == other.links
+            && *hosts == other.hosts
             && *outside == other.outside
             && *forward_single_label == other.forward_single_label
             && *ttl == other.ttl

@@ -129,9 +129,9 @@ fn task() -> impl Strategy<Value = Task> {
 }
 
 fn sandbox() -> impl Strategy<Value = Sandbox> {
-    let links = btree_map(name(), vec(address(), 0..2), 0..2);
-    (0..4_u8, 0..4_u8, vec(network_id(), 0..4), links, any::<bool>()).prop_map(
-        |(id, netns, networks, links, upstream)| Sandbox {
+    let own = || btree_map(name(), vec(address(), 0..2), 0..2);
+    (0..4_u8, 0..4_u8, vec(network_id(), 0..4), own(), own(), any::<bool>()).prop_map(
+        |(id, netns, networks, links, hosts, upstream)| Sandbox {
             id: format!("b{id}").into(),
             name: format!("box{id}"),
             cookie: None,
@@ -144,6 +144,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
                 .map(|network| Attachment { network, addresses: Vec::new() })
                 .collect(),
             links,
+            hosts,
             hostname: String::new(),
             upstreams: upstream
                 .then(|| Upstream { address: "192.0.2.1:53".parse().unwrap(), dial: Dial::Host })
@@ -248,7 +249,10 @@ fn flaws(snapshot: &Snapshot, vips: &VipTable, plan: &Plan) -> Vec<String> {
 /// The addresses of zones that `view` may show.
 fn visible(view: &View) -> BTreeSet<IpAddr> {
     let zones = view.zones.iter().flat_map(|it| it.names.values());
-    let all = zones.chain(view.links.values()).flat_map(|it| it.addresses.iter().copied());
+    let all = zones
+        .chain(view.links.values())
+        .chain(view.hosts.values())
+        .flat_map(|it| it.addresses.iter().copied());
     all.chain(["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]).collect()
 }
 

@@ -109,6 +109,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
         tasks: Vec::new(),
         networks,
         links: BTreeMap::new(),
+        hosts: BTreeMap::new(),
         hostname: String::new(),
         upstreams: Vec::new(),
     })

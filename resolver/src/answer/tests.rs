@@ -41,6 +41,7 @@ fn other_classes_are_refused_whatever_the_name() {
         zones: Vec::new(),
         subnets: Vec::new(),
         links: BTreeMap::new(),
+        hosts: BTreeMap::new(),
         outside: Outside::NoServers,
         forward_single_label: false,
         ttl: 5,

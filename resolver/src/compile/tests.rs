@@ -40,6 +40,7 @@ fn sandbox(id: &str, networks: &[&str]) -> Sandbox {
         tasks: Vec::new(),
         networks: networks.iter().map(attachment).collect(),
         links: BTreeMap::new(),
+        hosts: BTreeMap::new(),
         hostname: String::new(),
         upstreams: Vec::new(),
     }

@@ -52,6 +52,7 @@ fn sandbox(view: &View, container: &Container, task: TaskId) -> Option<(u64, San
         tasks: vec![task],
         networks,
         links: links(view, container),
+        hosts: BTreeMap::new(),
         hostname: container.hostname.clone(),
         upstreams: upstream::upstreams(&container.dns, &view.servers, view.engine.version),
     };

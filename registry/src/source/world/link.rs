@@ -274,7 +274,8 @@ impl<'r> Linker<'r> {
             netns: raw.netns.as_ref().map(|it| it.value.clone()).unwrap_or_default(),
             tasks: tasks.iter().map(|it| it.name.value.as_str().into()).collect(),
             networks: networks.into_iter().map(&mut attachment).collect(),
-            links: links(&raw.links),
+            links: own_names(&raw.links),
+            hosts: own_names(&raw.hosts),
             hostname: raw.hostname.clone().unwrap_or_else(|| raw.name.value.clone()),
             upstreams: raw.upstreams.clone(),
         }
@@ -319,6 +320,6 @@ fn names_network(names: &[Located<String>], network: &Located<String>) -> bool {
     names.iter().any(|it| it.value == network.value)
 }
 
-fn links(raw: &Per<Vec<IpAddr>>) -> BTreeMap<String, Vec<IpAddr>> {
+fn own_names(raw: &Per<Vec<IpAddr>>) -> BTreeMap<String, Vec<IpAddr>> {
     raw.iter().map(|(name, addresses)| (name.value.to_lowercase(), addresses.clone())).collect()
 }

@@ -76,6 +76,7 @@ pub(super) struct RawSandbox {
     /// `None`: the task of the sandbox's own name, if there is one.
     pub(super) tasks: Option<Vec<Located<String>>>,
     pub(super) links: Per<Vec<IpAddr>>,
+    pub(super) hosts: Per<Vec<IpAddr>>,
     pub(super) hostname: Option<String>,
     pub(super) upstreams: Vec<Upstream>,
 }
@@ -186,6 +187,7 @@ fn sandbox(name: Located<String>, table: &Table<'_>) -> RawSandbox {
         "addresses",
         "tasks",
         "links",
+        "hosts",
         "hostname",
         "upstreams",
         "dial",
@@ -203,6 +205,7 @@ fn sandbox(name: Located<String>, table: &Table<'_>) -> RawSandbox {
         addresses: table.get("addresses", addresses).unwrap_or_default(),
         tasks: table.get("tasks", references),
         links: table.get("links", |it| it.map(|it| it.one_or_list(address))).unwrap_or_default(),
+        hosts: table.get("hosts", |it| it.map(|it| it.one_or_list(address))).unwrap_or_default(),
         hostname: table.get("hostname", dns_name),
         upstreams: upstreams.into_iter().map(|address| Upstream { address, dial }).collect(),
     }

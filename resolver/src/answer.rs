@@ -11,19 +11,22 @@
 mod find;
 mod host;
 mod reverse;
+mod special;
+mod srv;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use registry::model::{Completeness, Protocol};
+use registry::model::Completeness;
 
 use crate::name::Name;
-use crate::plan::{Entry, Outside, Pointer, ServiceRecord, ServiceTask, View, Zone};
+use crate::plan::{Entry, Outside, Pointer, View, Zone};
 use crate::wire::{Class, Kind, Query, Rcode};
 pub(crate) use find::candidates;
 use find::find;
 pub use host::answer_host;
 use reverse::{Reverse, reverse};
+use srv::service_record;
 
 /// What is done with a question.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -100,7 +103,7 @@ pub fn answer(view: &View, query: &Query, seed: u64) -> Verdict {
     if let Some(entry) = view.hosts.get(&key) {
         return Verdict::Answer(addresses(entry, query.kind, seed));
     }
-    if let Some(answer) = special(&key, query.kind, view.ttl) {
+    if let Some(answer) = special::fixed(&key, query.kind, view.ttl) {
         return Verdict::Answer(answer);
     }
     if let Some(found) = find(view, &key) {
@@ -109,14 +112,16 @@ pub fn answer(view: &View, query: &Query, seed: u64) -> Verdict {
     if let Some(answer) = service_record(&view.zones, &key, query.kind, seed, view.ttl) {
         return Verdict::Answer(answer);
     }
-    if let Some(address) = reverse(&key) {
-        return match reverse_answer(&view.zones, &view.subnets, &address, query.kind, view.ttl) {
-            Some(answer) => Verdict::Answer(answer),
-            None => outside(view),
-        };
+    if let Some(asked) = reverse(&key) {
+        return reverse_answer(&view.zones, &view.subnets, &asked, query.kind, view.ttl)
+            .or_else(|| special::reverse_answer(&asked, query.kind, view.ttl))
+            .map_or_else(|| outside(view), Verdict::Answer);
     }
     if is_above_names(&view.zones, &key) {
         return Verdict::Answer(Answer::no_data(view.ttl));
+    }
+    if special::is_nowhere(&key) {
+        return Verdict::Answer(Answer::no_name(view.ttl));
     }
     unknown(view, &key, query.kind)
 }
@@ -159,24 +164,6 @@ fn refuse_kind(kind: Kind) -> Option<Verdict> {
     Some(Verdict::Refuse(code, Reason::Plain))
 }
 
-/// Names that mean the same everywhere, whatever anybody calls his container: `localhost`
-/// (RFC 6761 section 6.3), and top-level names that must not reach the DNS: `invalid` (RFC 6761
-/// section 6.4), `onion` (RFC 7686), `alt` (RFC 9476); `resolver.arpa` (RFC 9462 section 6.4) is
-/// empty, or clients would be led round us.
-fn special(key: &str, kind: Kind, ttl: u32) -> Option<Answer> {
-    match key.rsplit('.').next()? {
-        "localhost" => {
-            let local = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            Some(addresses(&Entry { addresses: local, ttl }, kind, 0))
-        }
-        "invalid" | "onion" | "alt" => Some(Answer::no_name(ttl)),
-        "arpa" if key == "resolver.arpa" || key.ends_with(".resolver.arpa") => {
-            Some(Answer::no_data(ttl))
-        }
-        _ => None,
-    }
-}
-
 /// The records of type `kind` among `entry`'s addresses, in an order drawn from `seed`.
 fn addresses(entry: &Entry, kind: Kind, seed: u64) -> Answer {
     let wanted = |it: &&IpAddr| match kind {
@@ -191,63 +178,6 @@ fn addresses(entry: &Entry, kind: Kind, seed: u64) -> Answer {
         records.push(Record::Minimal);
     }
     Answer { exists: true, records, additional: Vec::new(), ttl: entry.ttl }
-}
-
-/// `_PORT._tcp.SERVICE` and `_NAME._tcp.SERVICE`: one record for each serving task. `None`: the
-/// name is not of that form, or the service is not known.
-fn service_record(
-    zones: &[Arc<Zone>],
-    key: &str,
-    kind: Kind,
-    seed: u64,
-    ttl: u32,
-) -> Option<Answer> {
-    let (first, rest) = key.split_once('.')?;
-    let (port, protocol, service) = if let Some(protocol) = protocol_of(first) {
-        (None, protocol, rest)
-    } else {
-        let (second, service) = rest.split_once('.')?;
-        (Some(first.strip_prefix('_')?), protocol_of(second)?, service)
-    };
-    let record = find::in_zones(zones, service, |zone, name| zone.services.get(name))?;
-    let Some(port) = port else {
-        return Some(Answer::no_data(record.ttl)); // `_tcp.web` exists: names are below it
-    };
-    let matches = record.ports.iter().find(|it| {
-        it.protocol == protocol
-            && (it.name.as_deref() == Some(port)
-                || it.target.to_string() == port
-                || it.published != 0 && it.published.to_string() == port)
-    });
-    let Some(target) = matches.map(|it| it.target) else {
-        return Some(Answer::no_name(ttl));
-    };
-    Some(match kind {
-        Kind::SRV => targets(record, target, seed),
-        Kind::ANY => Answer { records: vec![Record::Minimal], ..Answer::no_data(record.ttl) },
-        _ => Answer::no_data(record.ttl),
-    })
-}
-
-fn targets(record: &ServiceRecord, port: u16, seed: u64) -> Answer {
-    let one =
-        |it: &ServiceTask| Record::Service { weight: it.weight, port, target: it.name.clone() };
-    let mut records: Vec<Record> = record.tasks.iter().map(one).collect();
-    shuffle(&mut records, seed);
-    let additional = record
-        .tasks
-        .iter()
-        .flat_map(|it| it.addresses.iter().map(|address| (it.name.clone(), *address)))
-        .collect();
-    Answer { exists: true, records, additional, ttl: record.ttl }
-}
-
-fn protocol_of(label: &str) -> Option<Protocol> {
-    match label {
-        "_tcp" => Some(Protocol::Tcp),
-        "_udp" => Some(Protocol::Udp),
-        _ => None,
-    }
 }
 
 /// What a reverse name gets here; `None` where it is none of ours.
@@ -298,6 +228,8 @@ fn unknown(view: &View, key: &str, kind: Kind) -> Verdict {
             Verdict::AskEngine
         } else if view.forward_single_label {
             outside(view)
+        } else if is_above_hosts(view, key) {
+            Verdict::Answer(Answer::no_data(view.ttl))
         } else {
             Verdict::Answer(Answer::no_name(view.ttl))
         };
@@ -312,7 +244,29 @@ fn unknown(view: &View, key: &str, kind: Kind) -> Verdict {
     if matches!(kind, Kind::A | Kind::AAAA) && (tasks || view.zones.iter().any(|it| gossip(it))) {
         return Verdict::AskEngine;
     }
+    if cannot_be_public(view, key) {
+        return Verdict::Answer(Answer::no_name(view.ttl));
+    }
     outside(view)
+}
+
+/// Whether extra hosts lie below `key`, a single label: `internal`, where there is
+/// `host.docker.internal`.
+fn is_above_hosts(view: &View, key: &str) -> bool {
+    view.hosts.keys().any(|it| it.strip_suffix(key).is_some_and(|it| it.ends_with('.')))
+}
+
+/// Whether `key` can be meant for nobody but us: `NAME.NETWORK` or `tasks.NAME` whose last label no
+/// top-level domain can have, as in `web.shop_default`. Those have letters only, or begin with
+/// `xn--` (RFC 1123 section 2.1 and its practice). A network called `app` has the name of one.
+fn cannot_be_public(view: &View, key: &str) -> bool {
+    let Some((_, last)) = key.rsplit_once('.') else { return false };
+    if last.starts_with("xn--") || last.bytes().all(|it| it.is_ascii_lowercase()) {
+        return false;
+    }
+    let below =
+        |zone: &Zone| key.strip_suffix(zone.key.as_str()).is_some_and(|it| it.ends_with('.'));
+    view.zones.iter().any(|it| below(it)) || key.strip_prefix("tasks.") == Some(last)
 }
 
 fn outside(view: &View) -> Verdict {

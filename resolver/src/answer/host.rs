@@ -21,7 +21,7 @@ pub fn answer_host(view: &HostView, query: &Query, seed: u64) -> Verdict {
         return refusal;
     }
     let key = query.name.key();
-    if let Some(answer) = special(&key, query.kind, view.ttl) {
+    if let Some(answer) = special::fixed(&key, query.kind, view.ttl) {
         return Verdict::Answer(answer);
     }
     let qualified = |zone: &Zone| {
@@ -46,7 +46,8 @@ pub fn answer_host(view: &HostView, query: &Query, seed: u64) -> Verdict {
     if is_above_names(&view.zones, &key) {
         return Verdict::Answer(Answer::no_data(view.ttl));
     }
-    if !below.is_empty() || !key.is_empty() && !key.contains('.') {
+    let nowhere = special::is_nowhere(&key);
+    if nowhere || !below.is_empty() || !key.is_empty() && !key.contains('.') {
         return Verdict::Answer(Answer::no_name(view.ttl));
     }
     refused

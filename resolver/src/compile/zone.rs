@@ -3,9 +3,12 @@
 //! Invariants
 //! - *the service speaks*: a task never answers for the name or an alias of its own service, so a
 //!   VIP is never mixed with the tasks behind it;
-//! - *merged*: different holders of a name are answered together, as the engine does;
-//! - *gone is gone*: a stopped task has no name; a Swarm task has one while it serves.
+//! - *merged*: different holders of a name are answered together, as the engine does, and where
+//!   one of them is a service that is told;
+//! - *gone is gone*: a stopped task has no name; a Swarm task's own name is known while there is
+//!   the task, and has an address while it serves.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -40,12 +43,14 @@ pub(super) fn zone(
         reverse: BTreeMap::new(),
     };
     let (ttl, vip_ttl) = (seconds(config.ttl), seconds(config.vip_ttl));
-    let mut maker = Maker { network, zone, ttl, vip_ttl, notes };
+    let speakers = BTreeMap::new();
+    let mut maker = Maker { network, zone, speakers, shared: BTreeMap::new(), ttl, vip_ttl, notes };
     for service in snapshot.services_on(&network.id) {
         if let Some(attachment) = service.networks.get(&network.id) {
             maker.service(snapshot, service, attachment, vips);
         }
     }
+    maker.tell_shared();
     for task in snapshot.tasks_on(&network.id) {
         if let Some(endpoint) = task.networks.get(&network.id) {
             maker.task(snapshot, task, endpoint);
@@ -77,16 +82,20 @@ pub(crate) fn service_names(service: &Service, attachment: &ServiceAttachment) -
 struct Maker<'a> {
     network: &'a Network,
     zone: Zone,
+    /// The first service to answer for each name.
+    speakers: BTreeMap<String, &'a Service>,
+    /// Names that two services answer for, by the names of the two.
+    shared: BTreeMap<(&'a str, &'a str), Vec<String>>,
     ttl: u32,
     vip_ttl: u32,
     notes: &'a mut Notes,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
     fn service(
         &mut self,
         snapshot: &Snapshot,
-        service: &Service,
+        service: &'a Service,
         attachment: &ServiceAttachment,
         vips: &VipTable,
     ) {
@@ -104,6 +113,13 @@ impl Maker<'_> {
             serving.iter().flat_map(|(_, it)| it.addresses.iter().copied()).collect();
         let record = Arc::new(self.record(service, &serving));
         for key in service_names(service, attachment) {
+            match self.speakers.entry(key.clone()) {
+                Slot::Vacant(slot) => drop(slot.insert(service)),
+                Slot::Occupied(slot) => {
+                    let both = (slot.get().name.as_str(), service.name.as_str());
+                    self.shared.entry(both).or_default().push(key.clone());
+                }
+            }
             match vip {
                 Some(vip) => self.hold(key.clone(), &[vip], self.vip_ttl),
                 None => self.hold(key.clone(), &tasks, self.ttl),
@@ -153,31 +169,57 @@ impl Maker<'_> {
                 self.zone.reverse.entry(*address).or_insert_with(pointer);
             }
         }
-        if !has_names(snapshot, task) {
-            return;
-        }
         let own = task.service.as_ref().and_then(|id| snapshot.service(id));
         let spoken_for = own
             .and_then(|it| Some(service_names(it, it.networks.get(&self.network.id)?)))
             .unwrap_or_default();
         let primary = name::key(&task.name);
-        if self.zone.services.contains_key(&primary) && !spoken_for.contains(&primary) {
-            self.notes.warning(
-                format!("container {}", task.name),
-                "",
-                format!(
-                    "has the name of a service on network {}; both are answered",
-                    self.network.name
-                ),
-                "rename the container, or keep it off that network",
-            );
+        if !has_names(snapshot, task) {
+            // Known all the same: it is not asked for elsewhere.
+            if !primary.is_empty() && !spoken_for.contains(&primary) {
+                self.hold(primary, &[], self.ttl);
+            }
+            return;
         }
         let others = endpoint.names.iter().map(|it| name::key(it));
         let names: BTreeSet<String> = others.chain([primary]).collect();
         for key in names {
             if !key.is_empty() && !spoken_for.contains(&key) {
+                self.tell_namesake(task, &key);
                 self.hold(key, &endpoint.addresses, self.ttl);
             }
+        }
+    }
+
+    /// Tells of a container that is called what a service that it does not work for is called.
+    fn tell_namesake(&mut self, task: &Task, key: &str) {
+        let Some(service) = self.speakers.get(key) else { return };
+        self.notes.warning(
+            format!("container {}", task.name),
+            "",
+            format!(
+                "is called `{key}` on network {}, as is service {}; both are answered",
+                self.network.name, service.name
+            ),
+            "rename the container or take that alias from it, or keep it off that network",
+        );
+    }
+
+    /// Tells of services that answer for the same names: two stacks on one network, say.
+    fn tell_shared(&mut self) {
+        for ((one, other), names) in &self.shared {
+            let names: Vec<_> = names.iter().map(|it| format!("`{it}`")).collect();
+            self.notes.warning(
+                format!("service {other}"),
+                "",
+                format!(
+                    "is called {} on network {}, as is service {one}; both are answered",
+                    names.join(", "),
+                    self.network.name
+                ),
+                "ask for either by a name of its own, take that alias from one of them, or keep \
+                 them on different networks",
+            );
         }
     }
 

@@ -21,6 +21,7 @@ pub mod neighbour;
 mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod passing;
 pub mod privilege;
 pub mod process;
 pub mod route;

@@ -8,7 +8,7 @@
 pub(crate) mod wire;
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
@@ -59,6 +59,17 @@ impl Channel {
         set_netlink_option(&fd, libc::NETLINK_EXT_ACK)?;
         let send_buffer = socket_send_buffer_size(&fd)?;
         Ok(Self { fd, sequence: 0, send_buffer })
+    }
+
+    /// One that was opened elsewhere by [`Channel::open`].
+    pub(crate) fn from_descriptor(fd: OwnedFd) -> io::Result<Self> {
+        let send_buffer = socket_send_buffer_size(&fd)?;
+        Ok(Self { fd, sequence: 0, send_buffer })
+    }
+
+    /// The descriptor, to be passed to another process.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Sends one request and waits for its acknowledgement.

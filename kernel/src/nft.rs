@@ -11,6 +11,7 @@ mod set;
 mod table;
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use self::batch::{Batch, comment};
 pub use self::expr::{Checksum, CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectWith};
@@ -131,6 +132,20 @@ impl Socket {
                 NftError::Io { what, source }
             }
         })?;
+        Ok(Self { channel })
+    }
+
+    /// The descriptor, to be passed to another process, which then owns the tables as well: they
+    /// live until the last one who has it closes it.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.channel.descriptor()
+    }
+
+    /// A socket that was opened elsewhere. Nobody else may use it at the same time.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Result<Self, NftError> {
+        let what = || "use an nftables socket that was passed".to_owned();
+        let channel = Channel::from_descriptor(descriptor)
+            .map_err(|source| NftError::Io { what: what(), source })?;
         Ok(Self { channel })
     }
 

@@ -222,6 +222,23 @@ pub fn outlive_interrupts() {
     }
 }
 
+/// Gives the calling thread a name, the process's where it is the first; at most 15 octets.
+pub fn set_name(name: &std::ffi::CStr) -> io::Result<()> {
+    Ok(rustix::thread::set_name(name)?)
+}
+
+/// Ignores the signals that ask a program to end, for one that ends by itself when another does.
+/// `KILL` still ends it. A program started by this one would ignore them too.
+pub fn ignore_endings() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        #[expect(unsafe_code, reason = "no safe wrapper sets a signal's disposition")]
+        // SAFETY: to ignore a signal runs no code of ours.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
     #[expect(unsafe_code, reason = "rustix marks unshare unsafe because of CLONE_FILES")]
     // SAFETY: CLONE_FILES, which would leave other threads' descriptors dangling, is never passed.

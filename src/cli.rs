@@ -6,6 +6,7 @@ mod check;
 mod cleanup;
 mod demo;
 mod exec;
+mod hold;
 mod ls;
 mod report;
 mod up;
@@ -49,6 +50,9 @@ enum Verb {
     /// A part of the demo's application
     #[command(hide = true)]
     DemoApp(demo::DemoApp),
+    /// Give sandboxes back when the portolan at standard input dies
+    #[command(hide = true)]
+    Hold(hold::Hold),
 }
 
 /// Runs the verb of the command line.
@@ -59,6 +63,7 @@ pub fn main() -> ExitCode {
         Verb::Up(verb) => verb.run(config),
         Verb::Demo(verb) => verb.run(),
         Verb::DemoApp(verb) => verb.run(),
+        Verb::Hold(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(config),
         Verb::Check(verb) => verb.run(config),
         Verb::Ls(verb) => verb.run(config),

@@ -27,6 +27,9 @@ use crate::host::ThisHost;
 /// How long the parts get to end in order, besides the time that requests in flight get.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The verb by which this program is the process that gives sandboxes back when it dies.
+const HOLD: &str = "hold";
+
 /// Which consumers this process runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Parts {
@@ -236,7 +239,8 @@ impl Starting<'_> {
         let clone = move || given.as_ref().map(resolver::HostSockets::try_clone).transpose();
         self.consumer(move || {
             let given = clone().map_err(StartError::Thread)?;
-            Ok(resolver::Resolver::new(config.clone(), vips.clone(), given)?)
+            let resolver = resolver::Resolver::new(config.clone(), vips.clone(), given)?;
+            Ok(resolver.held_by(resolver::HolderProgram::itself(&[HOLD])))
         })
     }
 

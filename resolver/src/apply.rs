@@ -30,6 +30,7 @@ use crate::compile::SANDBOX_ADDRESS;
 use crate::diff::{Change, diff};
 use crate::engine::Engine;
 use crate::forward::Place;
+use crate::holder::{Answering, Hold, Holder, HolderProgram};
 use crate::host::HostSockets;
 use crate::metrics::Metrics;
 use crate::plan::{HostView, Plan, View};
@@ -57,9 +58,11 @@ pub(crate) enum KeeperError {
 }
 
 impl Keeper {
-    /// Starts the threads; `host` are the sockets that operators ask, `ttl` is the host's.
+    /// Starts the threads; `host` are the sockets that operators ask, `holder` gives sandboxes back
+    /// when this process dies.
     pub(crate) fn start(
         host: Option<HostSockets>,
+        holder: Option<HolderProgram>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, KeeperError> {
         let (orders, queue) = mpsc::channel(1); // the consumer waits for each order
@@ -76,6 +79,7 @@ impl Keeper {
             server,
             door: Door::open()?,
             host,
+            holder: Holder::start(holder),
             metrics: Arc::clone(metrics),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
@@ -110,6 +114,7 @@ struct Order {
 /// All that is held. Dropped from the top: takeovers are given back while somebody still answers.
 struct Room {
     sandboxes: BTreeMap<SandboxId, Held>,
+    holder: Holder,
     host: Option<Serving>,
     server: Server,
     door: Door,
@@ -124,9 +129,13 @@ struct Room {
 struct Held {
     /// `None`: it could not be made, or is gone; the next apply tries again.
     takeover: Option<Takeover>,
+    hold: Option<Hold>,
+    answering: Answering,
     serving: Serving,
     ports: Ports,
     inode: u64,
+    /// The takeover was lost, and not won back yet.
+    lost: bool,
 }
 
 /// Why a sandbox is not served.
@@ -163,6 +172,15 @@ impl Room {
 
     fn apply(&mut self, plan: &Plan) -> Outcome {
         let mut outcome = Outcome::default();
+        if self.holder.missing() {
+            outcome.failures.warning(
+                "resolver",
+                "holder",
+                "no process gives sandboxes back when this one dies; the kernel does it alone, \
+                 one after another",
+                "none needed: it is started anew; the log says why it is not there",
+            );
+        }
         if let Some(Desk::Host { view, .. }) = self.host.as_ref().map(|it| &*it.desk)
             && !Arc::ptr_eq(&view.load(), &plan.host)
         {
@@ -186,7 +204,7 @@ impl Room {
                 }
                 Change::Open(view) => match self.open(view) {
                     Ok(mut held) => {
-                        held.take_over(view, &mut outcome);
+                        held.take_over(view, &self.holder, &mut outcome);
                         if held.takeover.is_some() {
                             tracing::info!(sandbox = %view.name, "took over DNS");
                         }
@@ -204,7 +222,11 @@ impl Room {
         }
         for (id, view) in served.iter().filter(|(id, _)| plan.views.contains_key(*id)) {
             if let Some(held) = self.sandboxes.get_mut(id).filter(|it| it.takeover.is_none()) {
-                held.take_over(view, &mut outcome);
+                held.take_over(view, &self.holder, &mut outcome);
+                if held.takeover.is_some() && std::mem::take(&mut held.lost) {
+                    Metrics::count(&self.metrics.takeovers_won_back);
+                    tracing::info!(sandbox = %view.name, "won DNS back");
+                }
             }
         }
         outcome
@@ -216,6 +238,7 @@ impl Room {
         let udp = udp_bound(&netns, address)?;
         let tcp = tcp_listener(&netns, address)?;
         let own = Ports { udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port() };
+        let answering = Answering { udp: udp.try_clone()?.into(), tcp: tcp.try_clone()?.into() };
         let place = Place { netns: view.netns.clone(), cookie: view.cookie };
         let desk = Arc::new(Desk::Sandbox(SandboxDesk {
             view: ArcSwap::new(Arc::clone(view)),
@@ -225,7 +248,9 @@ impl Room {
             metrics: Arc::clone(&self.metrics),
         }));
         let serving = self.server.open(&desk, Sockets { udp, tcp })?;
-        Ok(Held { serving, ports: own, inode: netns.inode(), takeover: None })
+        let inode = netns.inode();
+        let (takeover, hold, lost) = (None, None, false);
+        Ok(Held { takeover, hold, answering, serving, ports: own, inode, lost })
     }
 
     /// A long apply must not let the takeovers of others expire.
@@ -240,6 +265,7 @@ impl Room {
         let pulse = self.server.pulse();
         let serves = pulse != self.last_pulse;
         self.last_pulse = pulse;
+        self.holder.watch();
         let views = &mut self.views;
         self.sandboxes.retain(|id, held| {
             let Some(view) = views.get(id) else { return false };
@@ -254,8 +280,12 @@ impl Room {
                 && let Err(error) = takeover.refresh()
             {
                 tracing::warn!(sandbox = %view.name, error = causes(&error), "takeover lost");
+                Metrics::count(&self.metrics.takeovers_lost);
                 held.takeover = None;
+                held.hold = None;
+                held.lost = true;
             }
+            held.hand_over(&self.holder);
             true
         });
         if !serves {
@@ -266,13 +296,14 @@ impl Room {
 
 impl Held {
     /// Makes the takeover; where that fails the sandbox keeps the engine's DNS.
-    fn take_over(&mut self, view: &View, outcome: &mut Outcome) {
+    fn take_over(&mut self, view: &View, holder: &Holder, outcome: &mut Outcome) {
         let made = Netns::open_checked(&view.netns, view.cookie)
             .map_err(NftError::from)
             .and_then(|netns| Takeover::make(&netns, self.ports));
         match made {
             Ok(takeover) => {
                 self.takeover = Some(takeover);
+                self.hand_over(holder);
                 outcome.changes += 1;
             }
             Err(error) => outcome.failures.error(
@@ -281,6 +312,15 @@ impl Held {
                 format!("still uses the engine's DNS: {}", causes(&error)),
                 error.remedy().unwrap_or("none needed if the container is stopping"),
             ),
+        }
+    }
+
+    /// Puts what is taken over into the hands of the holder that runs now.
+    fn hand_over(&mut self, holder: &Holder) {
+        if let Some(takeover) = &self.takeover
+            && !holder.has(self.hold.as_ref())
+        {
+            self.hold = holder.hold(takeover, &self.answering);
         }
     }
 
@@ -367,6 +407,7 @@ mod tests {
             server: Server::start().unwrap(),
             door: Door::open().unwrap(),
             host: None,
+            holder: Holder::start(None),
             metrics: Arc::default(),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::apply::Keeper;
 use crate::compile::compile;
+use crate::holder::HolderProgram;
 use crate::host::HostSockets;
 use crate::metrics::{Counts, Metrics};
 use crate::plan::{Config, Plan, VipTable};
@@ -24,6 +25,7 @@ pub struct Resolver {
     config: Config,
     vips: watch::Receiver<Arc<VipTable>>,
     host: Option<HostSockets>,
+    holder: Option<HolderProgram>,
     metrics: Arc<Metrics>,
     /// `None`: not started yet, or its thread has ended.
     keeper: Option<Keeper>,
@@ -78,7 +80,14 @@ impl Resolver {
             (None, None) => None,
         };
         let metrics = Arc::new(Metrics::default());
-        Ok(Self { config, vips, host, metrics, keeper: None, last: Plan::default() })
+        let last = Plan::default();
+        Ok(Self { config, vips, host, holder: None, metrics, keeper: None, last })
+    }
+
+    /// Has `program` give all sandboxes back when this process dies; see [`crate::hold`].
+    #[must_use]
+    pub fn held_by(self, program: HolderProgram) -> Self {
+        Self { holder: Some(program), ..self }
     }
 
     /// A handle on the counters that outlives the move into the consumer's loop.
@@ -95,7 +104,8 @@ impl Resolver {
         if self.keeper.is_none() {
             let host = self.host.as_ref().map(HostSockets::try_clone).transpose();
             let host = host.map_err(|error| format!("cannot use the host's sockets: {error}"))?;
-            let started = Keeper::start(host, &self.metrics).map_err(|error| error.to_string())?;
+            let started = Keeper::start(host, self.holder.clone(), &self.metrics);
+            let started = started.map_err(|error| error.to_string())?;
             self.keeper = Some(started);
         }
         self.keeper.as_ref().ok_or_else(|| "the keeper did not start".to_owned())

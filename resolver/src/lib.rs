@@ -1,7 +1,7 @@
 //! Names: what every container resolves on 127.0.0.11, and what operators resolve from the host.
 //!
 //! Read in this order: [`plan`], [`compile`](compile()), [`answer`], [`wire`],
-//! [`respond`], then what does I/O: `serve`, `forward`, `engine`, `takeover`, `apply`.
+//! [`respond`], then what does I/O: `serve`, `forward`, `engine`, `takeover`, `holder`, `apply`.
 
 pub mod answer;
 mod apply;
@@ -12,6 +12,7 @@ pub mod diff;
 mod engine;
 pub mod explain;
 mod forward;
+mod holder;
 mod host;
 mod metrics;
 pub mod name;
@@ -26,6 +27,7 @@ pub use compile::compile;
 pub use consumer::{Meter, Resolver, StartError};
 pub use engine::EngineClient;
 pub use explain::explain;
+pub use holder::{HolderProgram, hold};
 pub use host::HostSockets;
 pub use metrics::Counts;
 pub use plan::{Config, Plan, VipTable};

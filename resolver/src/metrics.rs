@@ -60,6 +60,10 @@ counters! {
     unsent,
     /// TCP connections accepted.
     connections,
+    /// Sandboxes that were taken over and whose table was lost while they were served.
+    takeovers_lost,
+    /// Of these, those that were taken over again.
+    takeovers_won_back,
 }
 
 impl Metrics {

@@ -11,6 +11,7 @@
 //!   expires unless [`Takeover::refresh`] is called within [`DEAD_AFTER`];
 //! - *nobody else's*: no other table is touched.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use kernel::netns::Netns;
@@ -74,15 +75,23 @@ impl Takeover {
         batch.add_elements(TABLE, ALIVE, &[dead_mans_element()]);
         self.socket.commit(&batch)
     }
+
+    /// The socket that owns the table.
+    pub(crate) fn owner(&self) -> BorrowedFd<'_> {
+        self.socket.descriptor()
+    }
+}
+
+/// Removes the table that `owner` owns, as its [`Takeover`] would.
+pub(crate) fn give_back(owner: &mut Socket) -> Result<(), NftError> {
+    owner.commit(&removal())
 }
 
 impl Drop for Takeover {
     fn drop(&mut self) {
         // The kernel drops the table with the socket, in some 13 ms; this takes microseconds, and a
         // host with many sandboxes gives them all back before a client asks twice.
-        let mut batch = Batch::new();
-        batch.delete_table(TABLE);
-        if let Err(error) = self.socket.commit(&batch) {
+        if let Err(error) = self.socket.commit(&removal()) {
             tracing::debug!(%error, "the table goes with its socket");
         }
     }
@@ -99,13 +108,17 @@ fn remove(socket: &mut Socket) -> Result<bool, NftError> {
     if !found.iter().any(|it| it.family == TABLE.family && it.name == TABLE.name) {
         return Ok(false);
     }
-    let mut batch = Batch::new();
-    batch.delete_table(TABLE);
-    match socket.commit(&batch) {
+    match socket.commit(&removal()) {
         Ok(()) => Ok(true),
         Err(error) if error.is_absent() => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn removal() -> Batch {
+    let mut batch = Batch::new();
+    batch.delete_table(TABLE);
+    batch
 }
 
 /// The whole table, as one transaction.

@@ -2,6 +2,8 @@
 //! resolver over a world in TOML.
 #![allow(dead_code, clippy::allow_attributes, reason = "each of its users takes its part")]
 
+pub(crate) mod crowd;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use kernel::netns::Netns;
 use registry::{Consumer, Outcome, Snapshot};
-use resolver::{Config, HostSockets, Resolver, VipTable};
+use resolver::{Config, HolderProgram, HostSockets, Resolver, VipTable};
 use tokio::sync::watch;
 
 /// Where every sandbox asks.
@@ -206,6 +208,12 @@ impl Driven {
         let resolver = Resolver::new(config, table, host).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { resolver, vips, runtime, generation: 0 }
+    }
+
+    /// One whose sandboxes `holder` gives back when this process dies.
+    pub(crate) fn held(holder: HolderProgram) -> Self {
+        let driven = Self::new(None);
+        Self { resolver: driven.resolver.held_by(holder), ..driven }
     }
 
     /// Makes this world true, whatever comes of it.

@@ -16,6 +16,7 @@ mod draining;
 mod engine;
 mod error;
 mod events;
+mod extra_hosts;
 mod folder;
 mod follow;
 mod gossip;

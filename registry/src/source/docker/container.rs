@@ -14,6 +14,7 @@ use bollard::models::{
 
 use crate::id::NetworkId;
 use crate::model::{Labels, Protocol, PublishMode, PublishedPort};
+use crate::source::docker::extra_hosts::ExtraHost;
 use crate::source::docker::time;
 
 /// One container.
@@ -43,6 +44,10 @@ pub(crate) struct Container {
     pub(crate) shares: Option<String>,
     /// `--dns`.
     pub(crate) dns: Vec<IpAddr>,
+    /// `--add-host`.
+    pub(crate) extra_hosts: Vec<ExtraHost>,
+    /// `--link` on the default bridge: the other container and the name that it gets.
+    pub(crate) bridge_links: Vec<(String, String)>,
     /// The networks that it is connected to; without an address while it is stopped.
     pub(crate) attachments: Vec<Attached>,
     /// Ports that the engine publishes for it on this host.
@@ -117,6 +122,13 @@ impl Container {
                 .network_mode
                 .and_then(|it| it.strip_prefix("container:").map(str::to_owned)),
             dns: host.dns.into_iter().flatten().filter_map(|it| it.parse().ok()).collect(),
+            extra_hosts: host
+                .extra_hosts
+                .iter()
+                .flatten()
+                .filter_map(|it| ExtraHost::parse(it))
+                .collect(),
+            bridge_links: host.links.iter().flatten().filter_map(|it| bridge_link(it)).collect(),
             attachments,
             ports,
         })
@@ -186,6 +198,13 @@ fn link(text: String) -> (String, String) {
         Some((container, alias)) => (container.to_owned(), alias.to_owned()),
         None => (text.clone(), text),
     }
+}
+
+/// `/CONTAINER:/SELF/ALIAS`.
+fn bridge_link(text: &str) -> Option<(String, String)> {
+    let (container, alias) = text.split_once(':')?;
+    let (_, alias) = alias.rsplit_once('/')?;
+    Some((container.trim_start_matches('/').to_owned(), alias.to_owned()))
 }
 
 /// The bindings of `PORT/PROTOCOL`; SCTP is none of ours.

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use bollard::models::{LocalNodeState, SystemInfo};
+use bollard::models::{IpamConfig, LocalNodeState, SystemInfo};
 use ipnet::IpNet;
 
 use crate::id::{NetworkId, NodeId};
 use crate::model::{Labels, Scope};
+use crate::source::docker::extra_hosts;
 
 /// The engine's version, as far as its behaviour depends on it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Ord, PartialOrd)]
@@ -70,6 +71,8 @@ pub(crate) struct EngineNetwork {
     pub(crate) is_default_bridge: bool,
     /// Its address ranges.
     pub(crate) subnets: Vec<IpNet>,
+    /// The engine's own addresses there.
+    pub(crate) gateways: Vec<IpAddr>,
     /// The user's labels.
     pub(crate) labels: Labels,
 }
@@ -120,9 +123,11 @@ impl EngineNetwork {
         }
         let default_bridge = "com.docker.network.bridge.default_bridge";
         let options = answer.options.unwrap_or_default();
-        let ranges = answer.ipam.and_then(|it| it.config).into_iter().flatten();
+        let ranges = answer.ipam.and_then(|it| it.config).unwrap_or_default();
+        let subnet = |it: &IpamConfig| it.subnet.as_deref()?.parse::<IpNet>().ok();
+        let gateway = |it: &IpamConfig| extra_hosts::gateway(it.gateway.as_deref(), subnet(it));
         let mut subnets: Vec<IpNet> =
-            ranges.filter_map(|it| it.subnet?.parse::<IpNet>().ok()).map(|it| it.trunc()).collect();
+            ranges.iter().filter_map(subnet).map(|it| it.trunc()).collect();
         subnets.sort();
         Some(Self {
             id: NetworkId::from(answer.id.filter(|it| !it.is_empty())?),
@@ -138,6 +143,7 @@ impl EngineNetwork {
             is_default_bridge: options.get(default_bridge).is_some_and(|it| it == "true"),
             driver,
             subnets,
+            gateways: ranges.iter().filter_map(gateway).collect(),
             labels: answer.labels.unwrap_or_default().into_iter().collect(),
         })
     }

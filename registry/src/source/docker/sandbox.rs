@@ -10,12 +10,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::id::{NetworkId, SandboxId, TaskId};
+use crate::id::{SandboxId, TaskId};
 use crate::model::{Attachment, Sandbox, Scope};
 use crate::source::docker::container::{Attached, Container};
 use crate::source::docker::engine::{EngineNetwork, Role};
-use crate::source::docker::upstream;
 use crate::source::docker::view::View;
+use crate::source::docker::{extra_hosts, upstream};
 
 /// The sandboxes of this node. `task` says which task a container is.
 pub(crate) fn sandboxes(view: &View, task: impl Fn(&Container) -> TaskId) -> Vec<Sandbox> {
@@ -52,7 +52,7 @@ fn sandbox(view: &View, container: &Container, task: TaskId) -> Option<(u64, San
         tasks: vec![task],
         networks,
         links: links(view, container),
-        hosts: BTreeMap::new(),
+        hosts: extra_hosts::hosts(view, container),
         hostname: container.hostname.clone(),
         upstreams: upstream::upstreams(&container.dns, &view.servers, view.engine.version),
     };
@@ -103,21 +103,27 @@ fn swarm_place(network: &EngineNetwork) -> u8 {
 /// Where a Swarm node's containers leave the Swarm.
 const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 
-/// Its links: each alias means the other container's addresses on the network of the link.
+/// Its links: each alias means the addresses, on the network of the link, of whoever is called so
+/// there (the engine looks the other's name up when it is asked), by id too.
 fn links(view: &View, container: &Container) -> BTreeMap<String, Vec<IpAddr>> {
     let mut links: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
     for attached in &container.attachments {
         for (name, alias) in &attached.links {
-            let other = view.container(name.trim_start_matches('/'));
-            let on_network = other.and_then(|it| on(it, &attached.network_id()));
-            if let Some(place) = on_network {
-                links.entry(alias.to_ascii_lowercase()).or_default().extend(&place.addresses);
+            let name = name.trim_start_matches('/');
+            let meant = links.entry(alias.to_ascii_lowercase()).or_default();
+            if let Some(other) = view.container(name) {
+                meant.extend(on(other, &attached.network).flat_map(|it| &it.addresses));
+                continue;
             }
+            let others = view.containers.values().flat_map(|it| on(it, &attached.network));
+            let called =
+                others.filter(|it| it.names.iter().any(|it| it.eq_ignore_ascii_case(name)));
+            meant.extend(called.flat_map(|it| &it.addresses));
         }
     }
     links
 }
 
-fn on<'a>(container: &'a Container, network: &NetworkId) -> Option<&'a Attached> {
-    container.attachments.iter().find(|it| it.network == network.as_str())
+fn on<'a>(container: &'a Container, network: &str) -> impl Iterator<Item = &'a Attached> {
+    container.attachments.iter().filter(move |it| it.network == network)
 }

@@ -16,6 +16,8 @@ pub(crate) struct HostServers {
     pub(crate) host: Vec<IpAddr>,
     /// Of the engine's own configuration (`dns` in daemon.json).
     pub(crate) daemon: Vec<IpAddr>,
+    /// Where it says that containers reach the host (`host-gateway-ips` in daemon.json).
+    pub(crate) gateways: Vec<IpAddr>,
 }
 
 /// Docker asks no more than three.
@@ -101,7 +103,7 @@ mod tests {
 
     fn servers() -> HostServers {
         let resolv = "# by hand\nsearch x\nnameserver 127.0.0.1\nnameserver 10.0.0.53\nnameserver fd00::53\n";
-        HostServers { host: host_servers(resolv, None), daemon: Vec::new() }
+        HostServers { host: host_servers(resolv, None), ..HostServers::default() }
     }
 
     #[test]

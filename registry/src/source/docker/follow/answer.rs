@@ -14,6 +14,7 @@ use crate::source::docker::container::Container;
 use crate::source::docker::draining::Question;
 use crate::source::docker::engine::{Engine, EngineNetwork};
 use crate::source::docker::error::EngineError;
+use crate::source::docker::extra_hosts;
 use crate::source::docker::folder::Folder;
 use crate::source::docker::gossip::Gossip;
 use crate::source::docker::host::Host;
@@ -130,6 +131,7 @@ async fn host_servers() -> HostServers {
         HostServers {
             host: upstream::host_servers(&resolv_conf, resolved.as_deref()),
             daemon: upstream::daemon_servers(&daemon),
+            gateways: extra_hosts::configured_gateways(&daemon),
         }
     };
     blocking(read).await.unwrap_or_default()

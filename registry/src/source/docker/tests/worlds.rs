@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::Snapshot;
 use crate::id::{NetworkId, NodeId};
-use crate::model::Mode;
+use crate::model::{Mode, Sandbox};
 use crate::source::docker::container::{Container, Health};
 use crate::source::docker::convert::draft;
 use crate::source::docker::engine::{Engine, EngineNetwork, Role};
@@ -79,7 +79,10 @@ fn recorded(name: &str) -> View {
         }),
         folder,
         host_cookie: Some(0),
-        servers: HostServers { host: vec![IpAddr::from([192, 0, 2, 53])], daemon: Vec::new() },
+        servers: HostServers {
+            host: vec![IpAddr::from([192, 0, 2, 53])],
+            ..HostServers::default()
+        },
         ..View::default()
     }
 }
@@ -338,19 +341,7 @@ fn shown(world: &Snapshot) -> String {
         }
     }
     for it in world.sandboxes() {
-        let order: Vec<_> =
-            it.networks.iter().map(|it| (network(&it.network), &it.addresses)).collect();
-        let upstreams: Vec<_> =
-            it.upstreams.iter().map(|it| format!("{:?} {}", it.dial, it.address)).collect();
-        writeln!(
-            text,
-            "sandbox {} hostname {} tasks {} links {:?} asks {upstreams:?}\n    order {order:?}",
-            it.name,
-            it.hostname,
-            it.tasks.len(),
-            it.links
-        )
-        .unwrap();
+        shown_sandbox(&mut text, it, network);
     }
     for it in world.nodes() {
         writeln!(text, "node {} {:?} {} ingress {:?}", it.name, it.address, it.state, it.ingress)
@@ -360,6 +351,25 @@ fn shown(world: &Snapshot) -> String {
         writeln!(text, "note {note}").unwrap();
     }
     text
+}
+
+fn shown_sandbox(text: &mut String, it: &Sandbox, network: impl Fn(&NetworkId) -> String) {
+    let order: Vec<_> =
+        it.networks.iter().map(|it| (network(&it.network), &it.addresses)).collect();
+    let upstreams: Vec<_> =
+        it.upstreams.iter().map(|it| format!("{:?} {}", it.dial, it.address)).collect();
+    writeln!(
+        text,
+        "sandbox {} hostname {} tasks {} links {:?} asks {upstreams:?}\n    order {order:?}",
+        it.name,
+        it.hostname,
+        it.tasks.len(),
+        it.links
+    )
+    .unwrap();
+    for (name, addresses) in &it.hosts {
+        writeln!(text, "    host {name} {addresses:?}").unwrap();
+    }
 }
 
 fn short(id: &str) -> String {

@@ -29,6 +29,6 @@ pub use engine::EngineClient;
 pub use explain::explain;
 pub use holder::{HolderProgram, hold};
 pub use host::HostSockets;
-pub use metrics::Counts;
+pub use metrics::{ByCode, Counts, Latencies, NetworkCounts, Source};
 pub use plan::{Config, Plan, VipTable};
 pub use takeover::cleanup;

@@ -6,7 +6,7 @@
 //! - *one view*: a question is answered from one view, whatever changes meanwhile.
 
 use crate::answer::{Verdict, answer, answer_host};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Source};
 use crate::plan::{HostView, View};
 use crate::wire::{self, Inbound, Query, Rcode, Recursion, Transport};
 
@@ -77,28 +77,22 @@ fn step(
         }
         Inbound::Refused(code, reply) => {
             Metrics::count(&metrics.malformed);
-            metrics.replied(code);
+            metrics.answered(Source::Refused, code);
             return Step::Reply(reply);
         }
     };
     match decide(&query) {
         Verdict::Answer(answer) => {
-            Metrics::count(&metrics.from_registry);
-            metrics.replied(if answer.exists { Rcode::NOERROR } else { Rcode::NXDOMAIN });
+            let code = if answer.exists { Rcode::NOERROR } else { Rcode::NXDOMAIN };
+            metrics.answered(Source::Local, code);
             Step::Reply(wire::answer(&query, &answer, transport, recursion))
         }
         Verdict::Refuse(code, reason) => {
             Metrics::count(&metrics.refused);
-            metrics.replied(code);
+            metrics.answered(Source::Refused, code);
             Step::Reply(wire::refusal(&query, code, reason, recursion))
         }
-        Verdict::Forward => {
-            Metrics::count(&metrics.from_upstream);
-            Step::Ask(query, Whom::Upstream)
-        }
-        Verdict::AskEngine => {
-            Metrics::count(&metrics.from_engine);
-            Step::Ask(query, Whom::Engine)
-        }
+        Verdict::Forward => Step::Ask(query, Whom::Upstream),
+        Verdict::AskEngine => Step::Ask(query, Whom::Engine),
     }
 }

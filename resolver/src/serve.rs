@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::answer::Reason;
 use crate::engine::{self, Engine};
 use crate::forward::forward;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Source};
 use crate::plan::{HostView, Outside, View};
 use crate::respond::{Step, Whom, respond_counted, respond_host};
 use crate::wire::{self, Query, Rcode, Recursion, Transport};
@@ -165,7 +165,7 @@ impl Desk {
     /// Leave to ask outside, or the reply where too many ask already.
     fn leave(&self, query: &Query) -> Result<OwnedSemaphorePermit, Vec<u8>> {
         let refused = |code, reason| {
-            self.metrics().replied(code);
+            self.metrics().answered(Source::Refused, code);
             wire::refusal(query, code, reason, Recursion::Offered)
         };
         let Self::Sandbox(desk) = self else {
@@ -199,7 +199,11 @@ impl Desk {
             }
         };
         if let Some(header) = wire::Header::read(&reply) {
-            desk.metrics.replied(header.rcode());
+            let source = match whom {
+                Whom::Engine => Source::Engine,
+                Whom::Upstream => Source::Upstream,
+            };
+            desk.metrics.answered(source, header.rcode());
         }
         reply
     }

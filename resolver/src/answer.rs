@@ -165,7 +165,7 @@ fn refuse_kind(kind: Kind) -> Option<Verdict> {
 }
 
 /// The records of type `kind` among `entry`'s addresses, in an order drawn from `seed`.
-fn addresses(entry: &Entry, kind: Kind, seed: u64) -> Answer {
+pub(crate) fn addresses(entry: &Entry, kind: Kind, seed: u64) -> Answer {
     let wanted = |it: &&IpAddr| match kind {
         Kind::A => it.is_ipv4(),
         Kind::AAAA => it.is_ipv6(),

@@ -6,8 +6,9 @@
 //! - *stable*: the same world gives an equal plan, in whatever order its parts came;
 //! - *never to ourselves*: no server in a plan is this resolver.
 //!
-//! Pure. The names of one network are made in [`zone`].
+//! Pure. The names of one network are made in [`zone`], its addresses' owners in [`owner`].
 
+mod owner;
 mod zone;
 
 use std::collections::BTreeMap;

@@ -2,34 +2,44 @@
 //! (aliases, on Swarm workers).
 //!
 //! Invariants
-//! - *the engine's word, our time*: its answers are handed on with TTLs of ours, because it gives
-//!   ten minutes to what changes in seconds;
+//! - *the engine's word, our answer*: addresses that the registry knows are answered as the
+//!   registry would, so that nobody is sent to a draining task; what it does not know is handed on
+//!   with TTLs of ours, because the engine gives ten minutes to what changes in seconds;
 //! - *no type confusion*: of other types than A and AAAA the engine knows nothing and would ask
 //!   the world; it is asked for an address instead, which tells whether the name exists;
-//! - *no doubt about short names*: what it fails to resolve it does not know, because what it
-//!   knows it answers at once.
+//! - *no doubt about short names*: what it does not know itself does not exist, whatever it fetches
+//!   from outside, unless short names are to be forwarded.
 
 mod client;
+mod meaning;
+mod memory;
+mod overtake;
+mod ports;
+mod word;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use kernel::door::Door;
-use kernel::netns::{Netns, NetnsError};
-use kernel::socket::{SocketError, udp_ports_bound_to};
 use registry::model::{Dial, Upstream};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 pub use client::EngineClient;
 
-use crate::answer::{Answer, Reason};
+use crate::answer::{Answer, Reason, addresses};
+use crate::chance;
 use crate::compile::SANDBOX_ADDRESS;
-use crate::forward::{Place, ask_udp};
+use crate::forward::Place;
+use crate::name::Name;
+use crate::plan::View;
 use crate::wire::encode::{self, Recursion};
 use crate::wire::reply::Reply;
 use crate::wire::{Edns, Kind, Query, Rcode, Transport};
+use memory::{Memory, Slot, Told};
+use overtake::{Asker, Outcome};
+use ports::Ports;
+use word::Word;
 
 /// The engine's own resolver in one sandbox. It may start after us, and again elsewhere when the
 /// engine restarts, so it is looked for when it is needed.
@@ -39,151 +49,153 @@ pub(crate) struct Engine {
     pub(crate) place: Place,
     /// Our own port on 127.0.0.11.
     own: u16,
-    /// UDP ports on 127.0.0.11 that are not ours, as found last: usually one, the engine's.
-    found: Mutex<Found>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Found {
-    ports: Vec<u16>,
-    looked: Option<Instant>,
+    ports: Ports,
+    memory: Mutex<Memory>,
 }
 
 impl Engine {
     /// The engine's resolver in the sandbox where `own` is our UDP port.
     pub(crate) fn new(place: Place, own: u16) -> Self {
-        Self { place, own, found: Mutex::default() }
+        Self { place, own, ports: Ports::default(), memory: Mutex::default() }
     }
 
-    /// The ports to ask, looked up anew where none is known.
-    async fn ports(&self) -> Vec<u16> {
-        let found = self.lock().clone();
-        let fresh = found.looked.is_some_and(|it| it.elapsed() < LOOK_AGAIN);
-        if !found.ports.is_empty() || fresh {
-            return found.ports;
+    fn slot(&self, view: &View, asked: &Query) -> Slot {
+        let key = (asked.name.key(), asked.kind);
+        // A panic elsewhere leaves at worst a name that is asked again.
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.slot(&view.zones, key, Instant::now())
+    }
+
+    /// What it says to `asked`, asked unless somebody did a moment ago.
+    async fn told(&self, door: &Door, view: &View, asked: &Query) -> Word {
+        let asking = async || {
+            let word = self.hear(door, view, asked).await;
+            let until = Instant::now() + believed(&word, view.ttl);
+            Told { word, until }
+        };
+        self.slot(view, asked).get_or_init(asking).await.word.clone()
+    }
+
+    async fn hear(&self, door: &Door, view: &View, asked: &Query) -> Word {
+        let ports = self.ports.get(&self.place, self.own).await;
+        let Some(wait) = u32::try_from(ports.len()).ok().and_then(|it| WAIT.checked_div(it)) else {
+            return Word::Nobody;
+        };
+        // What the engine knows for certain: the sandbox's own name.
+        let own_name = Name::from_text(&view.name).ok();
+        let own_name = own_name.filter(|_| denies_at_once(view, asked));
+        for port in &ports {
+            let address = SocketAddr::from((SANDBOX_ADDRESS, *port));
+            let server = Upstream { address, dial: Dial::Sandbox };
+            let asker = Asker { door, place: &self.place, server };
+            match timeout(wait, asker.ask(asked, own_name.as_ref())).await {
+                Ok(Ok(Outcome::Reply(reply))) => return understood(reply, view, asked),
+                Ok(Ok(Outcome::Overtaken)) => return Word::Elsewhere,
+                Ok(Err(_)) | Err(_) => {}
+            }
         }
-        let ports = ports_in(&self.place, Some(self.own)).await;
-        *self.lock() = Found { ports: ports.clone(), looked: Some(Instant::now()) };
-        ports
-    }
-
-    fn forget(&self) {
-        self.lock().ports.clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Found> {
-        // Only whole values are put in, so a panic elsewhere leaves nothing half done.
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ports.forget(&ports).await;
+        Word::Silent
     }
 }
 
-/// The UDP ports of 127.0.0.11 that are taken in a namespace, `own` left out; none where that
-/// cannot be told.
-async fn ports_in(place: &Place, own: Option<u16>) -> Vec<u16> {
-    let Place { netns, cookie } = place.clone();
-    let looking = spawn_blocking(move || {
-        let netns = Netns::open_checked(&netns, cookie)?;
-        let mut ports = udp_ports_bound_to(&netns, SANDBOX_ADDRESS)?;
-        ports.retain(|it| Some(*it) != own);
-        ports.truncate(MAX_PORTS);
-        Ok::<_, LookError>(ports)
-    });
-    match looking.await {
-        Ok(Ok(ports)) => ports,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "cannot look for the engine's resolver");
-            Vec::new()
-        }
-        Err(error) => {
-            tracing::debug!(%error, "the look for the engine's resolver ended early");
-            Vec::new()
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum LookError {
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-}
-
-/// The reply to `query` as the engine has it; where there is no engine the name does not exist.
-/// `ttl` bounds how long the client may keep it.
+/// The reply to `query` as the engine means it; where there is no engine the name does not exist.
 pub(crate) async fn ask(
     door: &Door,
     engine: &Engine,
+    view: &View,
     query: &Query,
     transport: Transport,
-    ttl: u32,
 ) -> Vec<u8> {
+    let asked = asked(view, query);
+    let word = engine.told(door, view, &asked).await;
     let said = |it: Answer| encode::answer(query, &it, transport, Recursion::Offered);
-    let asked = match query.kind {
-        Kind::A | Kind::AAAA => query.clone(),
-        _ => Query { kind: Kind::A, ..query.clone() },
-    };
-    let reply = match first_reply(door, engine, &asked).await {
-        Heard::Reply(reply) => reply,
-        Heard::NoEngine => return said(Answer::no_name(ttl)),
-        Heard::Nothing => {
-            return encode::refusal(
-                query,
-                Rcode::SERVFAIL,
-                Reason::EngineSilent,
-                Recursion::Offered,
-            );
+    let failed = |code, reason| encode::refusal(query, code, reason, Recursion::Offered);
+    match word {
+        Word::Known(entry) => {
+            // Without random numbers the order is not shuffled, and still answered.
+            said(addresses(&entry, query.kind, chance::unpredictable().unwrap_or_default()))
         }
-    };
-    let single = query.name.labels().nth(1).is_none();
-    match reply.code {
-        Rcode::NOERROR if asked.kind != query.kind || reply.answers() == 0 => {
-            said(Answer::no_data(ttl))
-        }
-        Rcode::NOERROR => hand_on(reply, query, transport, ttl),
-        Rcode::NXDOMAIN => said(Answer::no_name(ttl)),
-        _ if single => said(Answer::no_name(ttl)),
-        code => encode::refusal(query, code, Reason::Plain, Recursion::Offered),
+        Word::Foreign(_) if asked.kind != query.kind => said(Answer::no_data(view.ttl)),
+        Word::Foreign(reply) => hand_on(reply, query, transport, view.ttl)
+            .unwrap_or_else(|| failed(Rcode::SERVFAIL, Reason::EngineSilent)),
+        Word::NoData => said(Answer::no_data(view.ttl)),
+        Word::NoName | Word::Nobody => said(Answer::no_name(view.ttl)),
+        Word::Elsewhere => said(Answer::no_name(view.ttl.min(UNCERTAIN))),
+        Word::Failed(code) => failed(code, Reason::Plain),
+        Word::Silent => failed(Rcode::SERVFAIL, Reason::EngineSilent),
     }
 }
 
-enum Heard {
-    Reply(Reply),
-    NoEngine,
-    Nothing,
-}
-
-async fn first_reply(door: &Door, engine: &Engine, query: &Query) -> Heard {
+/// What the engine is asked instead of `query`: the same for all clients. Of a short name that is
+/// not to be forwarded without RD, so that a server to which the engine sends it does not take it
+/// to the root (RFC 1035 section 4.1.1); the engine itself does not look at RD.
+fn asked(view: &View, query: &Query) -> Query {
+    let kind = if query.kind == Kind::AAAA { Kind::AAAA } else { Kind::A };
+    let (checking_disabled, authentic_data) = (false, false);
     let edns = Some(Edns { size: ENGINE_UDP, dnssec_ok: false });
-    let ports = engine.ports().await;
-    let Some(wait) = u32::try_from(ports.len()).ok().and_then(|it| WAIT.checked_div(it)) else {
-        return Heard::NoEngine;
-    };
-    for port in ports {
-        let address = SocketAddr::from((SANDBOX_ADDRESS, port));
-        let server = Upstream { address, dial: Dial::Sandbox };
-        let asking = ask_udp(door, &engine.place, server, query, edns);
-        if let Ok(Ok(reply)) = timeout(wait, asking).await {
-            return Heard::Reply(reply);
-        }
-    }
-    engine.forget();
-    Heard::Nothing
+    let recursion_desired = !denies_at_once(view, query);
+    Query { recursion_desired, checking_disabled, authentic_data, kind, edns, ..query.clone() }
 }
 
-fn hand_on(reply: Reply, query: &Query, transport: Transport, ttl: u32) -> Vec<u8> {
-    match reply.capped(ttl, query.edns.is_some()) {
-        Some(reply) => reply.for_client(query, transport),
-        None => encode::refusal(query, Rcode::SERVFAIL, Reason::EngineSilent, Recursion::Offered),
+/// Whether a name that the engine does not know itself does not exist: short names, and
+/// `tasks.NAME`, which means nothing outside.
+fn denies_at_once(view: &View, query: &Query) -> bool {
+    let mut labels = query.name.labels();
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some(_), None, None) => !view.forward_single_label,
+        (Some(first), Some(_), None) => first.eq_ignore_ascii_case(b"tasks"),
+        _ => false,
     }
+}
+
+/// `reply` in the registry's words.
+fn understood(reply: Reply, view: &View, asked: &Query) -> Word {
+    let Some(heard) = word::hear(&reply) else {
+        return Word::Failed(Rcode::SERVFAIL);
+    };
+    let denies = denies_at_once(view, asked);
+    match reply.code {
+        _ if denies && heard.is_from_outside => Word::NoName,
+        Rcode::NOERROR => match heard.addresses {
+            Some(none) if none.is_empty() && !reply.truncated => Word::NoData,
+            // Where some were cut off, those that came tell whose the others are.
+            Some(all) => match meaning::meaning(&view.zones, &asked.name.key(), &all) {
+                Some(entry) => Word::Known(entry),
+                None => Word::Foreign(reply),
+            },
+            None => Word::Foreign(reply),
+        },
+        Rcode::NXDOMAIN => Word::NoName,
+        _ if denies => Word::NoName,
+        code => Word::Failed(code),
+    }
+}
+
+/// How long a word is believed; `ttl` in seconds is what clients are told.
+fn believed(word: &Word, ttl: u32) -> Duration {
+    match word {
+        Word::Known(entry) => Duration::from_secs(entry.ttl.min(ttl).into()),
+        Word::Foreign(_) => Duration::from_secs(ttl.into()),
+        Word::NoData | Word::NoName | Word::Elsewhere | Word::Failed(_) | Word::Silent => NEGATIVE,
+        Word::Nobody => ports::LOOK_AGAIN,
+    }
+}
+
+fn hand_on(reply: Reply, query: &Query, transport: Transport, ttl: u32) -> Option<Vec<u8>> {
+    let reply = word::readdressed(reply, query)?.capped(ttl, query.edns.is_some())?;
+    Some(reply.for_client(query, transport))
 }
 
 /// What the engine knows it says within a millisecond or two; what it asks upstream may take its
 /// four seconds and is not worth waiting for. Not less: a busy engine must not make a name vanish.
 const WAIT: Duration = Duration::from_secs(1);
-/// Where there was no engine a moment ago, there is none yet.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// A container may bind ports of 127.0.0.11 too; so many are tried, it harms only itself.
-const MAX_PORTS: usize = 4;
+/// A name that is not there may be in a moment: its service is being made.
+const NEGATIVE: Duration = Duration::from_secs(1);
+/// Seconds for which clients may keep a denial that was concluded and not said.
+const UNCERTAIN: u32 = 1;
 /// Every address of a large service, in one datagram over loopback.
 const ENGINE_UDP: u16 = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -64,6 +64,21 @@ pub struct Zone {
     pub services: BTreeMap<String, Arc<ServiceRecord>>,
     /// The name of each address.
     pub reverse: BTreeMap<IpAddr, Pointer>,
+    /// Whose each address is, where the engine is asked about names that are not here.
+    pub owners: BTreeMap<IpAddr, Arc<Owner>>,
+}
+
+/// Whose an address is: a service's (its VIP, or a task's), or a container's own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// What users call it.
+    pub name: String,
+    /// The VIP of a service that has one.
+    pub vip: Option<IpAddr>,
+    /// What its name means: the VIP, or its serving tasks; a container's own addresses.
+    pub front: Entry,
+    /// Its serving tasks, as `tasks.NAME` means them; a container's own addresses.
+    pub tasks: Entry,
 }
 
 /// A name's addresses: those of all its holders on one network.

@@ -185,7 +185,7 @@ impl Desk {
         let view = desk.view.load_full();
         let reply = match (whom, &view.outside) {
             (Whom::Engine, _) => {
-                engine::ask(&desk.door, &desk.engine, query, transport, view.ttl).await
+                engine::ask(&desk.door, &desk.engine, &view, query, transport).await
             }
             (Whom::Upstream, Outside::Servers(servers)) => {
                 forward(&desk.door, &desk.engine.place, servers, query, transport).await

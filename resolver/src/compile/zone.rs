@@ -18,7 +18,7 @@ use registry::model::{
 };
 use registry::{Notes, Snapshot};
 
-use super::seconds;
+use super::{owner, seconds};
 use crate::name::{self, Name};
 use crate::plan::{
     Config, Entry, Pointer, ServicePort, ServiceRecord, ServiceTask, VipTable, Zone,
@@ -41,6 +41,7 @@ pub(super) fn zone(
         names: BTreeMap::new(),
         services: BTreeMap::new(),
         reverse: BTreeMap::new(),
+        owners: owner::owners(snapshot, network, vips, config),
     };
     let (ttl, vip_ttl) = (seconds(config.ttl), seconds(config.vip_ttl));
     let speakers = BTreeMap::new();

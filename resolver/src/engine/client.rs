@@ -13,7 +13,8 @@ use kernel::netns::NetnsError;
 use registry::model::{Dial, Upstream};
 use tokio::time::timeout;
 
-use super::{ENGINE_UDP, ports_in};
+use super::ENGINE_UDP;
+use super::ports::ports_in;
 use crate::compile::SANDBOX_ADDRESS;
 use crate::forward::{Place, ask_udp};
 use crate::name::Name;

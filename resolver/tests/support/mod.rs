@@ -82,6 +82,14 @@ impl Sandbox {
 
     /// Lets an "engine" that answers every name with `address` have 127.0.0.11:53, as Docker does.
     pub(crate) fn engine(&self, address: Ipv4Addr) -> Server {
+        self.engine_that(move |query| Some(reply(query, 0, &[address])))
+    }
+
+    /// Lets an "engine" that answers so have 127.0.0.11:53.
+    pub(crate) fn engine_that(
+        &self,
+        answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Clone + Send + 'static,
+    ) -> Server {
         let socket = kernel::socket::udp_bound(&self.netns(), (ADDRESS, 0).into()).unwrap();
         let port = socket.local_addr().unwrap().port();
         self.run(&format!(
@@ -91,7 +99,7 @@ impl Sandbox {
              add chain ip docker post {{ type nat hook postrouting priority 100; }}; \
              add rule ip docker post ip saddr {ADDRESS} udp sport {port} snat to :53'"
         ));
-        Server::on(socket, None, move |query| Some(reply(query, 0, &[address])))
+        Server::on(socket, None, answer)
     }
 }
 
@@ -186,6 +194,18 @@ pub(crate) fn reply(query: &[u8], code: u8, addresses: &[Ipv4Addr]) -> Vec<u8> {
         reply.extend_from_slice(&address.octets());
     }
     reply
+}
+
+/// The name that `query` asks for, as text, and its type.
+pub(crate) fn question(query: &[u8]) -> (String, u16) {
+    let (mut at, mut name) = (12, String::new());
+    while query[at] != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        name.push_str(std::str::from_utf8(&query[at + 1..end]).unwrap());
+        name.push('.');
+        at = end;
+    }
+    (name, u16::from_be_bytes([query[at + 1], query[at + 2]]))
 }
 
 /// A resolver that is driven by hand.

@@ -14,6 +14,7 @@
 //! - `unsafe` stands in this crate alone, each block with its reason.
 
 pub mod conntrack;
+pub mod datagram;
 pub mod door;
 pub mod fuzz;
 pub mod link;

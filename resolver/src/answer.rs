@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use registry::model::Completeness;
 
+use crate::chance::swaps;
 use crate::name::Name;
 use crate::plan::{Entry, Outside, Pointer, View, Zone};
 use crate::wire::{Class, Kind, Query, Rcode};
@@ -277,19 +278,24 @@ fn outside(view: &View) -> Verdict {
     }
 }
 
-/// Fisher and Yates, with `SplitMix64` as the source of numbers. The bias of the modulus is below
-/// 2^-48 for any set that fits an answer.
-fn shuffle(records: &mut [Record], mut seed: u64) {
-    for end in (1..records.len()).rev() {
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = seed;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        let bound = u64::try_from(end).unwrap_or(u64::MAX).saturating_add(1);
-        let chosen = usize::try_from(mixed % bound).unwrap_or(end);
-        records.swap(chosen, end);
+/// Puts `records` into an order drawn from `seed`.
+fn shuffle(records: &mut [Record], seed: u64) {
+    for (one, other) in swaps(records.len(), seed) {
+        records.swap(one, other);
     }
+}
+
+/// Whether an unknown name of one label is denied for this type, where nobody else may know it.
+pub(crate) fn is_denied(kind: Kind) -> bool {
+    SINGLE_LABEL_KINDS.contains(&kind)
+}
+
+/// Whether names that end so may mean the same everywhere ([`special`]), or be reverse names.
+pub(crate) fn may_be_special(last_label: &[u8]) -> bool {
+    matches!(
+        last_label,
+        b"" | b"localhost" | b"local" | b"invalid" | b"onion" | b"alt" | b"arpa"
+    )
 }
 
 /// Types that applications ask of short names: unknown ones are denied here instead of being told

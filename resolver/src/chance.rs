@@ -33,3 +33,18 @@ impl Even {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 }
+
+/// The places to swap, one pair after another, that put `count` things into an order drawn from
+/// `seed`: Fisher and Yates, with `SplitMix64` as the source of numbers. The bias of the modulus is
+/// below 2^-48 for any set that fits an answer.
+pub(crate) fn swaps(count: usize, mut seed: u64) -> impl Iterator<Item = (usize, usize)> {
+    (1..count).rev().map(move |end| {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let bound = u64::try_from(end).unwrap_or(u64::MAX).saturating_add(1);
+        (usize::try_from(mixed % bound).unwrap_or(end), end)
+    })
+}

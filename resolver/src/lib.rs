@@ -11,6 +11,7 @@ mod consumer;
 pub mod diff;
 mod engine;
 pub mod explain;
+pub mod fast;
 mod forward;
 mod holder;
 mod host;

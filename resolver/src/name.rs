@@ -9,6 +9,7 @@
 //!   label too, so that `a\.b` is never taken for `a.b`.
 
 use std::fmt;
+use std::net::IpAddr;
 
 /// Longest name on the wire, in octets, the root's included (RFC 1035 section 2.3.4).
 const LONGEST_NAME: usize = 255;
@@ -107,6 +108,38 @@ impl Name {
     }
 }
 
+/// The reverse name of `address` on the wire, without the root (RFC 1035 section 3.5, RFC 3596
+/// section 2.5).
+pub(crate) fn reverse_wire(address: IpAddr) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(74);
+    match address {
+        IpAddr::V4(address) => {
+            for octet in address.octets().into_iter().rev() {
+                let length = match octet {
+                    0..10 => 1,
+                    10..100 => 2,
+                    100.. => 3,
+                };
+                wire.push(length);
+                let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|it| b'0' + it);
+                wire.extend_from_slice(digits.get(3 - usize::from(length)..).unwrap_or_default());
+            }
+            wire.extend_from_slice(b"\x07in-addr");
+        }
+        IpAddr::V6(address) => {
+            for octet in address.octets().into_iter().rev() {
+                for nibble in [octet & 15, octet >> 4] {
+                    let digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+                    wire.extend_from_slice(&[1, digit]);
+                }
+            }
+            wire.extend_from_slice(b"\x03ip6");
+        }
+    }
+    wire.extend_from_slice(b"\x04arpa");
+    wire
+}
+
 /// The normal form of a name written in the registry, where every dot separates labels.
 pub fn key(text: &str) -> String {
     let text = text.strip_suffix('.').unwrap_or(text);
@@ -163,6 +196,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn reverse_names_are_the_address_backwards() {
+        let name = |address: &str| {
+            let wire = [reverse_wire(address.parse().unwrap()), vec![0]].concat();
+            Name::from_wire(&wire).unwrap().key()
+        };
+        assert_eq!(name("10.0.213.7"), "7.213.0.10.in-addr.arpa");
+        assert_eq!(name("fd00::1f"), format!("f.1.{}0.0.d.f.ip6.arpa", "0.".repeat(26)));
+    }
 
     #[test]
     fn case_folds_for_ascii_only() {

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use registry::id::{NetworkId, SandboxId, ServiceId};
 use registry::model::{Completeness, Protocol, Upstream};
 
+use crate::fast::Prepared;
 use crate::name::Name;
 
 /// The VIPs that portolan allocated, for services whose source fixed none.
@@ -66,6 +67,8 @@ pub struct Zone {
     pub reverse: BTreeMap<IpAddr, Pointer>,
     /// Whose each address is, where the engine is asked about names that are not here.
     pub owners: BTreeMap<IpAddr, Arc<Owner>>,
+    /// All of it as the fast path reads it.
+    pub table: Prepared,
 }
 
 /// Whose an address is: a service's (its VIP, or a task's), or a container's own.

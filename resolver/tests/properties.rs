@@ -17,6 +17,7 @@ use registry::model::{
     Sandbox, Scope, Service, ServiceAttachment, ServiceKind, ServingState, Task, Upstream,
 };
 use registry::{Draft, Snapshot};
+use resolver::fast::{Plain, Quick, Seat};
 use resolver::answer::{Record, Verdict, answer, answer_host};
 use resolver::name::Name;
 use resolver::plan::{Plan, View};
@@ -256,8 +257,104 @@ fn visible(view: &View) -> BTreeSet<IpAddr> {
     all.chain(["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]).collect()
 }
 
+/// `query` as octets, with the header's other bits as given.
+fn octets_of(query: &Query, flags: u16) -> Vec<u8> {
+    let mut octets = Vec::new();
+    for field in [query.id, flags, 1, 0, 0, u16::from(query.edns.is_some())] {
+        octets.extend(field.to_be_bytes());
+    }
+    octets.extend(query.name.wire());
+    octets.extend([query.kind.0, query.class.0].map(u16::to_be_bytes).as_flattened());
+    if let Some(Edns { size, dnssec_ok }) = query.edns {
+        octets.extend([0, 0, 41]);
+        octets.extend(size.to_be_bytes());
+        octets.extend([0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 4, 0, 3, 0, 0]); // NSID
+    }
+    octets
+}
+
+/// What the two paths make of `octets` must be the same.
+fn check_paths(view: &std::sync::Arc<View>, octets: &[u8], seed: u64) -> Result<(), TestCaseError> {
+    let Some(plain) = Plain::read(octets) else { return Ok(()) };
+    prop_assert!(matches!(resolver::wire::read(octets), Inbound::Query(_)), "only one is strict");
+    let general = respond(view, octets, Transport::Udp, seed);
+    let mut out = [0; 1232];
+    match Seat::new(std::sync::Arc::clone(view)).quick(&plain, seed, &mut out) {
+        Quick::Reply { length, code, .. } => {
+            let quick = &out[..length];
+            prop_assert_eq!(general, Step::Reply(quick.to_vec()));
+            let read = hickory_proto::op::Message::from_vec(quick).unwrap();
+            prop_assert_eq!(u16::from(read.metadata.response_code), code.0);
+            prop_assert!(read.metadata.authoritative && !read.metadata.truncation);
+        }
+        // Not ours: it goes upstream, or nobody may be asked.
+        Quick::Foreign => match general {
+            Step::Ask(..) => {}
+            Step::Reply(reply) => prop_assert_eq!(reply[2] & 4, 0, "we own it after all"),
+            Step::Silence => prop_assert!(false, "a plain question met with silence"),
+        },
+        Quick::General => {}
+    }
+    Ok(())
+}
+
+#[test]
+fn plain_questions_for_known_names_take_the_fast_path() {
+    let text = std::fs::read_to_string("../fixtures/world/counter.toml").unwrap();
+    let draft = registry::source::world::parse(&text, "counter.toml").unwrap();
+    let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config());
+    let view = plan.views.values().find(|it| it.name == "web.1").unwrap();
+    let quick = |name: &str, kind| {
+        let name = Name::from_text(name).unwrap();
+        let query = Query {
+            id: 9,
+            recursion_desired: true,
+            checking_disabled: false,
+            authentic_data: false,
+            name,
+            kind,
+            class: Class::IN,
+            edns: None,
+        };
+        let octets = octets_of(&query, 0x0100);
+        Seat::new(std::sync::Arc::clone(view)).quick(&Plain::read(&octets).unwrap(), 1, &mut [0; 1232])
+    };
+    for (name, kind) in [
+        ("web", Kind::A),
+        ("APP", Kind::A),
+        ("tasks.app", Kind::AAAA),
+        ("app.frontend", Kind::TXT),
+        ("nobody", Kind::A),
+    ] {
+        assert!(matches!(quick(name, kind), Quick::Reply { .. }), "{name}");
+    }
+    assert_eq!(quick("example.com", Kind::A), Quick::Foreign);
+    assert_eq!(quick("frontend", Kind::A), Quick::General);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_fast_path_answers_as_the_general_one_does(
+        draft in draft(),
+        vips in vips(),
+        queries in vec((query(), any::<u16>()), 1..20),
+        broken in vec((any::<prop::sample::Index>(), any::<u8>()), 0..2),
+        seed: u64,
+    ) {
+        let (plan, _) = compile(&Snapshot::build(draft, 1), &vips, &config());
+        for (query, flags) in &queries {
+            let mut octets = octets_of(query, *flags & 0x07ff); // a query of opcode 0
+            for (place, octet) in &broken {
+                let place = place.index(octets.len());
+                octets[place] = *octet;
+            }
+            for view in plan.views.values() {
+                check_paths(view, &octets, seed)?;
+            }
+        }
+    }
 
     #[test]
     fn any_world_compiles_to_a_sound_plan_whatever_its_order(draft in draft(), vips in vips(), turn in 0..7_usize) {

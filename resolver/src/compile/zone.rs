@@ -19,6 +19,7 @@ use registry::model::{
 use registry::{Notes, Snapshot};
 
 use super::{owner, seconds};
+use crate::fast::Prepared;
 use crate::name::{self, Name};
 use crate::plan::{
     Config, Entry, Pointer, ServicePort, ServiceRecord, ServiceTask, VipTable, Zone,
@@ -42,6 +43,7 @@ pub(super) fn zone(
         services: BTreeMap::new(),
         reverse: BTreeMap::new(),
         owners: owner::owners(snapshot, network, vips, config),
+        table: Prepared::default(),
     };
     let (ttl, vip_ttl) = (seconds(config.ttl), seconds(config.vip_ttl));
     let speakers = BTreeMap::new();

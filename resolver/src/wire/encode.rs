@@ -118,15 +118,15 @@ pub(crate) fn query(query: &Query, id: u16, edns: Option<super::Edns>) -> Vec<u8
 /// The size of datagrams that we take and send: fits every link unfragmented (DNS flag day 2020).
 pub(crate) const OUR_UDP: u16 = 1232;
 /// Without EDNS (RFC 1035 section 4.2.1).
-const PLAIN_UDP: u16 = 512;
+pub(crate) const PLAIN_UDP: u16 = 512;
 /// An OPT record without options.
 const BARE_OPT: usize = 11;
 /// Points to the question's name, the first after the header.
-const POINTER_TO_QUESTION: u16 = 0xc00c;
+pub(crate) const POINTER_TO_QUESTION: u16 = 0xc00c;
 /// SOA's timers as empty zones have them (RFC 6303 section 3); nobody transfers these zones.
-const SOA_TIMERS: [u32; 4] = [1, 3600, 1200, 604_800];
+pub(crate) const SOA_TIMERS: [u32; 4] = [1, 3600, 1200, 604_800];
 /// Nobody's mailbox (RFC 6303 section 3).
-const NOBODY: &[u8] = b"\x06nobody\x07invalid\0";
+pub(crate) const NOBODY: &[u8] = b"\x06nobody\x07invalid\0";
 /// Extended DNS Error (RFC 8914 section 2).
 const EXTENDED_ERROR: u16 = 15;
 

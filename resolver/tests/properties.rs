@@ -354,6 +354,17 @@ proptest! {
                 check_paths(view, &octets, seed)?;
             }
         }
+        // And every name that there is, alone and on its network.
+        let Some((query, flags)) = queries.first() else { return Ok(()) };
+        for (view, zone) in plan.views.values().flat_map(|view| view.zones.iter().map(move |it| (view, it))) {
+            let names = zone.names.keys().flat_map(|it| [it.clone(), format!("{it}.{}", zone.name)]);
+            for name in names.filter_map(|it| Name::from_text(&it).ok()) {
+                for kind in [Kind::A, Kind::AAAA, query.kind] {
+                    let query = Query { name: name.clone(), kind, class: Class::IN, ..query.clone() };
+                    check_paths(view, &octets_of(&query, *flags & 0x07ff), seed)?;
+                }
+            }
+        }
     }
 
     #[test]

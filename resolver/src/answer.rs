@@ -292,10 +292,7 @@ pub(crate) fn is_denied(kind: Kind) -> bool {
 
 /// Whether names that end so may mean the same everywhere ([`special`]), or be reverse names.
 pub(crate) fn may_be_special(last_label: &[u8]) -> bool {
-    matches!(
-        last_label,
-        b"" | b"localhost" | b"local" | b"invalid" | b"onion" | b"alt" | b"arpa"
-    )
+    matches!(last_label, b"" | b"localhost" | b"local" | b"invalid" | b"onion" | b"alt" | b"arpa")
 }
 
 /// Types that applications ask of short names: unknown ones are denied here instead of being told

@@ -30,9 +30,9 @@ pub struct Seat {
     pub(crate) view: Arc<View>,
     hosts: Table,
     links: Table,
-    /// Single labels that nobody has do not exist; otherwise somebody else may know.
+    /// Single labels that nobody has do not exist; otherwise somebody else may know, or the
+    /// general path.
     denies_single_labels: bool,
-    asks_engine: bool,
 }
 
 /// What became of a question.
@@ -61,9 +61,10 @@ impl Seat {
         for zone in &view.zones {
             zone.table.prepare(zone);
         }
-        let asks_engine = view.asks_engine();
-        let denies_single_labels = !asks_engine && !view.forward_single_label;
-        Self { view, hosts, links, denies_single_labels, asks_engine }
+        // Hosts may lie below a single label.
+        let denies_single_labels =
+            !view.asks_engine() && !view.forward_single_label && view.hosts.is_empty();
+        Self { view, hosts, links, denies_single_labels }
     }
 
     /// Answers `asked` into `out` if that is plain; `seed` decides the order of addresses.
@@ -130,7 +131,8 @@ impl Seat {
             }
         }
         let general = asked.first_label().first() == Some(&b'_')
-            || self.asks_engine && (ours || asked.first_label() == b"tasks")
+            || ours
+            || asked.first_label() == b"tasks"
             || self.is_above(asked);
         if general { Quick::General } else { Quick::Foreign }
     }

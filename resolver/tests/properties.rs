@@ -17,8 +17,8 @@ use registry::model::{
     Sandbox, Scope, Service, ServiceAttachment, ServiceKind, ServingState, Task, Upstream,
 };
 use registry::{Draft, Snapshot};
-use resolver::fast::{Plain, Quick, Seat};
 use resolver::answer::{Record, Verdict, answer, answer_host};
+use resolver::fast::{Plain, Quick, Seat};
 use resolver::name::Name;
 use resolver::plan::{Plan, View};
 use resolver::respond::{Step, respond};
@@ -317,7 +317,11 @@ fn plain_questions_for_known_names_take_the_fast_path() {
             edns: None,
         };
         let octets = octets_of(&query, 0x0100);
-        Seat::new(std::sync::Arc::clone(view)).quick(&Plain::read(&octets).unwrap(), 1, &mut [0; 1232])
+        Seat::new(std::sync::Arc::clone(view)).quick(
+            &Plain::read(&octets).unwrap(),
+            1,
+            &mut [0; 1232],
+        )
     };
     for (name, kind) in [
         ("web", Kind::A),

@@ -135,7 +135,8 @@ impl Table {
         let mut at = hash;
         loop {
             let place = usize::try_from(at).ok()? & (self.index.len() - 1);
-            let row = self.rows.get(usize::try_from(*self.index.get(place)?).ok()?.checked_sub(1)?)?;
+            let row =
+                self.rows.get(usize::try_from(*self.index.get(place)?).ok()?.checked_sub(1)?)?;
             if row.hash == hash && self.piece(row.key_at, u32::from(row.key_length)) == name {
                 return Some(Found { table: self, row });
             }
@@ -261,9 +262,8 @@ impl Maker {
         let size = if rows.is_empty() { 0 } else { (rows.len() * 2).next_power_of_two() };
         let mut index = vec![0_u32; size].into_boxed_slice();
         for (number, row) in (1..).zip(&rows) {
-            let places = (0..size).map(|step| {
-                usize::try_from(row.hash).unwrap_or(0).wrapping_add(step) & (size - 1)
-            });
+            let places = (0..size)
+                .map(|step| usize::try_from(row.hash).unwrap_or(0).wrapping_add(step) & (size - 1));
             for place in places {
                 if let Some(free) = index.get_mut(place).filter(|it| **it == 0) {
                     *free = number;
@@ -313,8 +313,10 @@ mod tests {
     #[test]
     fn every_name_is_found_with_its_records_and_no_other_is() {
         let names: Vec<_> = (0..1000).map(|it| (format!("app.{it}.x"), it)).collect();
-        let entries: Vec<_> =
-            names.iter().map(|(name, it)| (name.clone(), entry(&["10.0.0.1", "fd00::1"], *it))).collect();
+        let entries: Vec<_> = names
+            .iter()
+            .map(|(name, it)| (name.clone(), entry(&["10.0.0.1", "fd00::1"], *it)))
+            .collect();
         let table = Table::of(entries.iter().map(|(name, it)| (name, it)));
         for (name, ttl) in &names {
             let found = table.get(&wire_key(name).unwrap()).unwrap();

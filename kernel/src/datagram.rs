@@ -163,12 +163,14 @@ impl Datagram<'_> {
         if !ours.contains(&Ok(family)) {
             return None;
         }
+        let pointer = std::ptr::from_ref(&storage).cast::<SockAddrStorage>();
         #[expect(unsafe_code, reason = "the kernel wrote the address")]
-        // SAFETY: `storage` is initialised whole (zeroes, then what the kernel wrote), and `length`
-        // is at most its size.
-        let address = unsafe {
-            SockAddr::new(std::ptr::from_ref(&storage).cast::<SockAddrStorage>().read(), length)
-        };
+        // SAFETY: the two types are one structure of the kernel's, initialised whole: zeroes, then
+        // what the kernel wrote.
+        let storage = unsafe { pointer.read() };
+        #[expect(unsafe_code, reason = "the kernel wrote the address")]
+        // SAFETY: `length` is what the kernel said, and at most the structure's size.
+        let address = unsafe { SockAddr::new(storage, length) };
         address.as_socket()
     }
 }
@@ -201,8 +203,9 @@ impl std::fmt::Debug for Headers {
 impl Headers {
     fn new(count: usize) -> Self {
         #[expect(unsafe_code, reason = "libc's structures have no constructor")]
-        // SAFETY: all zeroes (null pointers, no octets) is a value of these plain structures.
-        let (message, vector) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        // SAFETY: all zeroes (null pointers, no octets) is a value of this plain structure.
+        let message = unsafe { std::mem::zeroed() };
+        let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         Self { messages: vec![message; count], vectors: vec![vector; count] }
     }
 
@@ -241,12 +244,12 @@ impl Headers {
             match usize::try_from(count) {
                 Ok(0) => break,
                 Ok(count) => outcome.sent += count,
-                Err(_negative) => match io::Error::last_os_error().kind() {
-                    io::ErrorKind::Interrupted => {}
+                Err(_negative) => match io::Error::last_os_error().raw_os_error() {
+                    Some(libc::EINTR) => {}
                     // No room: the next ones would find none either.
-                    io::ErrorKind::WouldBlock => break,
+                    Some(libc::EAGAIN) => break,
                     // This one cannot be sent; the others can.
-                    _ => outcome.lost += 1,
+                    Some(_) | None => outcome.lost += 1,
                 },
             }
         }

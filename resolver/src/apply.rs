@@ -29,6 +29,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::compile::SANDBOX_ADDRESS;
 use crate::diff::{Change, diff};
 use crate::engine::Engine;
+use crate::fast::Seat;
 use crate::forward::Place;
 use crate::holder::{Answering, Hold, Holder, HolderProgram};
 use crate::host::HostSockets;
@@ -83,7 +84,7 @@ impl Keeper {
             metrics: Arc::clone(metrics),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
-            last_pulse: 0,
+            last_pulse: [0; 2],
             refreshed: Instant::now(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -121,7 +122,7 @@ struct Room {
     metrics: Arc<Metrics>,
     /// Whose sandboxes these are, with the views that they have.
     views: BTreeMap<SandboxId, Arc<View>>,
-    last_pulse: u64,
+    last_pulse: [u64; 2],
     refreshed: Instant,
 }
 
@@ -241,7 +242,7 @@ impl Room {
         let answering = Answering { udp: udp.try_clone()?.into(), tcp: tcp.try_clone()?.into() };
         let place = Place { netns: view.netns.clone(), cookie: view.cookie };
         let desk = Arc::new(Desk::Sandbox(SandboxDesk {
-            view: ArcSwap::new(Arc::clone(view)),
+            seat: ArcSwap::from_pointee(Seat::counted(Arc::clone(view), &self.metrics)),
             engine: Engine::new(place, own.udp),
             door: self.door.clone(),
             outside: Arc::new(Semaphore::new(MAX_OUTSIDE)),
@@ -263,7 +264,7 @@ impl Room {
     fn refresh(&mut self) {
         self.refreshed = Instant::now();
         let pulse = self.server.pulse();
-        let serves = pulse != self.last_pulse;
+        let serves = pulse.iter().zip(&self.last_pulse).all(|(now, last)| now != last);
         self.last_pulse = pulse;
         self.holder.watch();
         let views = &mut self.views;
@@ -326,7 +327,7 @@ impl Held {
 
     fn rezone(&self, view: &Arc<View>) {
         if let Desk::Sandbox(desk) = &*self.serving.desk {
-            desk.view.store(Arc::clone(view));
+            desk.seat.store(Arc::new(Seat::counted(Arc::clone(view), &desk.metrics)));
         }
     }
 }
@@ -411,7 +412,7 @@ mod tests {
             metrics: Arc::default(),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
-            last_pulse: 0,
+            last_pulse: [0; 2],
             refreshed: Instant::now(),
         };
         let served = |room: &Room| room.sandboxes.keys().cloned().collect::<BTreeSet<_>>();

@@ -16,6 +16,7 @@ pub(crate) mod table;
 use std::sync::Arc;
 
 use crate::answer::may_be_special;
+use crate::metrics::{Metrics, NetworkCounts};
 use crate::plan::View;
 use crate::wire::{Kind, Rcode};
 use pen::Pen;
@@ -28,6 +29,8 @@ use table::{Found, Table};
 pub struct Seat {
     /// What is known.
     pub(crate) view: Arc<View>,
+    /// Where answers of each zone are counted, in the view's order.
+    pub(crate) counts: Vec<Arc<NetworkCounts>>,
     hosts: Table,
     links: Table,
     /// Single labels that nobody has do not exist; otherwise somebody else may know, or the
@@ -64,7 +67,13 @@ impl Seat {
         // Hosts may lie below a single label.
         let denies_single_labels =
             !view.asks_engine() && !view.forward_single_label && view.hosts.is_empty();
-        Self { view, hosts, links, denies_single_labels }
+        Self { view, counts: Vec::new(), hosts, links, denies_single_labels }
+    }
+
+    /// The same, with what its zones answer counted in `metrics`.
+    pub(crate) fn counted(view: Arc<View>, metrics: &Metrics) -> Self {
+        let counts = view.zones.iter().map(|it| metrics.network(&it.network, &it.name)).collect();
+        Self { counts, ..Self::new(view) }
     }
 
     /// Answers `asked` into `out` if that is plain; `seed` decides the order of addresses.
@@ -170,11 +179,10 @@ fn found_reply(
     seed: u64,
     out: &mut [u8],
 ) -> Quick {
-    let records = match found.records(asked.kind) {
-        Some(records) => records,
-        None => return reply(asked, Rcode::NOERROR, zone, out, |pen| pen.soa(found.ttl())),
-    };
-    reply(asked, Rcode::NOERROR, zone, out, |pen| pen.records(&records, seed))
+    reply(asked, Rcode::NOERROR, zone, out, |pen| match found.records(asked.kind) {
+        Some(records) => pen.records(&records, seed),
+        None => pen.soa(found.ttl()),
+    })
 }
 
 /// The whole reply with the section that `body` writes; the general path's, where it does not fit.

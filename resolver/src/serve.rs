@@ -1,13 +1,16 @@
-//! Serves sandboxes and the host: one thread with a runtime of its own, apart from whoever
-//! compiles plans, so that a burst of changes delays no answer.
+//! Serves sandboxes and the host, with two threads of their own, apart from whoever compiles plans,
+//! so that a burst of changes delays no answer. One, `dns-local`, answers datagrams with what is
+//! known; the other, `dns-ask`, does all that may have to wait: streams, and questions that
+//! somebody else is asked. A flood of foreign names so costs local ones nothing but a core.
 //!
 //! Invariants
 //! - *a swap, not a restart*: a new view reaches a [`Desk`] as one pointer; its sockets stay;
 //! - *apart*: what is bounded (questions outside, TCP connections) is bounded for each sandbox, so
 //!   one that floods us hurts itself;
-//! - *honest*: [`Server::pulse`] moves while the thread serves, and [`Serving::ended`] tells when a
-//!   sandbox's task is no more; whoever holds the takeover watches both.
+//! - *honest*: [`Server::pulse`] moves while the threads serve, and [`Serving::ended`] tells
+//!   when a sandbox's task is no more; whoever holds the takeover watches both.
 
+mod errand;
 mod tcp;
 mod udp;
 
@@ -25,17 +28,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::answer::Reason;
 use crate::engine::{self, Engine};
+use crate::fast::Seat;
 use crate::forward::forward;
 use crate::metrics::{Metrics, Source};
-use crate::plan::{HostView, Outside, View};
+use crate::plan::{HostView, Outside};
 use crate::respond::{Step, Whom, respond_counted, respond_host};
 use crate::wire::{self, Query, Rcode, Recursion, Transport};
+use errand::Errand;
 
-/// The thread that answers.
+/// The threads that answer.
 #[derive(Debug)]
 pub(crate) struct Server {
-    orders: mpsc::Sender<Order>,
-    pulse: Arc<AtomicU64>,
+    local: Worker,
+    ask: Worker,
 }
 
 /// The sockets of one sandbox, or the host's.
@@ -71,37 +76,29 @@ pub(crate) enum ServerError {
 }
 
 impl Server {
-    /// Starts the thread; it ends when the `Server` is dropped.
+    /// Starts the threads; they end when the `Server` is dropped.
     pub(crate) fn start() -> Result<Self, ServerError> {
-        let (orders, queue) = mpsc::channel(ORDERS);
-        let pulse = Arc::new(AtomicU64::new(0));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let beat = Arc::clone(&pulse);
-        std::thread::Builder::new()
-            .name("dns-serve".to_owned())
-            .spawn(move || runtime.block_on(run(queue, beat)))?;
-        Ok(Self { orders, pulse })
+        Ok(Self { local: Worker::start("dns-local")?, ask: Worker::start("dns-ask")? })
     }
 
     /// Serves `sockets` at `desk` from now on.
     pub(crate) fn open(&self, desk: &Arc<Desk>, sockets: Sockets) -> Result<Serving, ServerError> {
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
-        let order = Order {
+        let (errands, queue) = mpsc::channel(MAX_OUTSIDE);
+        let order = |work| Order {
             desk: Arc::clone(desk),
-            sockets,
+            work,
             stop: stop.clone(),
             ended: ended.clone().drop_guard(),
         };
-        self.orders.try_send(order).map_err(|error| match error {
-            mpsc::error::TrySendError::Closed(_) => ServerError::Ended,
-            mpsc::error::TrySendError::Full(_) => ServerError::Behind,
-        })?;
+        self.ask.take(order(Work::Ask(sockets.tcp, queue)))?;
+        self.local.take(order(Work::Datagrams(sockets.udp, errands)))?;
         Ok(Serving { desk: Arc::clone(desk), ended, _stop: stop.drop_guard() })
     }
 
-    /// A number that grows while the thread serves.
-    pub(crate) fn pulse(&self) -> u64 {
-        self.pulse.load(Relaxed)
+    /// Numbers that grow while the threads serve.
+    pub(crate) fn pulse(&self) -> [u64; 2] {
+        [&self.local, &self.ask].map(|it| it.pulse.load(Relaxed))
     }
 }
 
@@ -130,7 +127,7 @@ pub(crate) enum Desk {
 #[derive(Debug)]
 pub(crate) struct SandboxDesk {
     /// What is known.
-    pub(crate) view: ArcSwap<View>,
+    pub(crate) seat: ArcSwap<Seat>,
     /// The engine's resolver there.
     pub(crate) engine: Engine,
     /// How sockets are made there.
@@ -154,7 +151,8 @@ impl Desk {
     fn step(&self, octets: &[u8], transport: Transport, seed: u64) -> Step {
         match self {
             Self::Sandbox(desk) => {
-                respond_counted(&desk.view.load(), octets, transport, seed, &desk.metrics)
+                let seat = desk.seat.load();
+                respond_counted(&seat.view, octets, transport, seed, &desk.metrics)
             }
             Self::Host { view, metrics } => {
                 respond_host(&view.load(), octets, transport, seed, metrics)
@@ -182,7 +180,7 @@ impl Desk {
         let Self::Sandbox(desk) = self else {
             return wire::refusal(query, Rcode::REFUSED, Reason::Plain, Recursion::Offered);
         };
-        let view = desk.view.load_full();
+        let view = Arc::clone(&desk.seat.load().view);
         let reply = match (whom, &view.outside) {
             (Whom::Engine, _) => {
                 engine::ask(&desk.door, &desk.engine, &view, query, transport).await
@@ -217,16 +215,51 @@ const ORDERS: usize = 4096;
 /// Often enough that two are missed well before the dead-man's element expires.
 const BEAT: Duration = Duration::from_millis(250);
 
+/// A thread that serves, with a runtime of its own.
+#[derive(Debug)]
+struct Worker {
+    orders: mpsc::Sender<Order>,
+    pulse: Arc<AtomicU64>,
+}
+
 struct Order {
     desk: Arc<Desk>,
-    sockets: Sockets,
+    work: Work,
     stop: CancellationToken,
     /// Dropped with the task, however that ends.
     ended: DropGuard,
 }
 
+/// What is done for a desk, by one of the threads.
+enum Work {
+    /// Datagrams are answered, or become errands.
+    Datagrams(UdpSocket, mpsc::Sender<Errand>),
+    /// Streams are served, and errands run.
+    Ask(TcpListener, mpsc::Receiver<Errand>),
+}
+
+impl Worker {
+    fn start(name: &str) -> std::io::Result<Self> {
+        let (orders, queue) = mpsc::channel(ORDERS);
+        let pulse = Arc::new(AtomicU64::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let beat = Arc::clone(&pulse);
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || runtime.block_on(run(queue, beat)))?;
+        Ok(Self { orders, pulse })
+    }
+
+    fn take(&self, order: Order) -> Result<(), ServerError> {
+        self.orders.try_send(order).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => ServerError::Ended,
+            mpsc::error::TrySendError::Full(_) => ServerError::Behind,
+        })
+    }
+}
+
 async fn run(mut queue: mpsc::Receiver<Order>, pulse: Arc<AtomicU64>) {
-    let mut sandboxes = JoinSet::new();
+    let mut desks = JoinSet::new();
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -236,32 +269,42 @@ async fn run(mut queue: mpsc::Receiver<Order>, pulse: Arc<AtomicU64>) {
             }
             order = queue.recv() => match order {
                 Some(order) => {
-                    sandboxes.spawn(serve(order));
+                    desks.spawn(serve(order));
                 }
                 None => return,
             },
-            Some(done) = sandboxes.join_next(), if !sandboxes.is_empty() => report(done),
+            Some(done) = desks.join_next(), if !desks.is_empty() => report(done),
         }
     }
 }
 
 async fn serve(order: Order) {
-    let Order { desk, sockets, stop, ended } = order;
-    let udp = tokio::net::UdpSocket::from_std(sockets.udp);
-    let tcp = tokio::net::TcpListener::from_std(sockets.tcp);
-    match (udp, tcp) {
-        (Ok(udp), Ok(tcp)) => {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = udp::serve(&desk, udp) => {}
-                () = tcp::serve(&desk, tcp) => {}
-            }
-        }
-        (Err(error), _) | (_, Err(error)) => {
+    let Order { desk, work, stop, ended } = order;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        done = work.run(&desk) => if let Err(error) = done {
             tracing::error!(%error, "cannot serve sockets that were just made");
-        }
+        },
     }
     drop(ended);
+}
+
+impl Work {
+    async fn run(self, desk: &Arc<Desk>) -> std::io::Result<()> {
+        match self {
+            Self::Datagrams(socket, errands) => {
+                udp::serve(desk, tokio::net::UdpSocket::from_std(socket)?, errands).await;
+            }
+            Self::Ask(listener, errands) => {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::select! {
+                    () = tcp::serve(desk, listener) => {}
+                    () = errand::run(desk, errands) => {}
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A panic in one task stays there, and is said.

@@ -40,10 +40,7 @@ impl<'a> Plain<'a> {
     pub fn read(octets: &'a [u8]) -> Option<Self> {
         let flags = be16(octets, 2)?;
         let counts: &[u8] = octets.get(4..HEADER)?;
-        let additional = match *counts {
-            [0, 1, 0, 0, 0, 0, 0, additional @ 0..=1] => additional,
-            _ => return None,
-        };
+        let [0, 1, 0, 0, 0, 0, 0, additional @ 0..=1] = *counts else { return None };
         if flags & (REPLY_FLAG | OPCODE_MASK) != 0 {
             return None;
         }

@@ -101,6 +101,7 @@ mod tests {
             services: BTreeMap::new(),
             reverse: BTreeMap::new(),
             owners: BTreeMap::new(),
+            table: crate::fast::Prepared::default(),
         })
     }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use kernel::netns::Netns;
-use registry::{Consumer, Outcome, Snapshot};
+use registry::{Consumer, Notes, Outcome, Snapshot};
 use resolver::{Config, HolderProgram, HostSockets, Resolver, VipTable};
 use tokio::sync::watch;
 
@@ -208,6 +208,16 @@ pub(crate) fn question(query: &[u8]) -> (String, u16) {
     (name, u16::from_be_bytes([query[at + 1], query[at + 2]]))
 }
 
+/// What an installation begins with.
+pub(crate) fn config() -> Config {
+    Config {
+        ttl: Duration::from_secs(5),
+        vip_ttl: Duration::from_secs(30),
+        forward_single_label: false,
+        host_listen: None,
+    }
+}
+
 /// A resolver that is driven by hand.
 pub(crate) struct Driven {
     pub(crate) resolver: Resolver,
@@ -218,13 +228,11 @@ pub(crate) struct Driven {
 
 impl Driven {
     pub(crate) fn new(host: Option<HostSockets>) -> Self {
+        Self::configured(config(), host)
+    }
+
+    pub(crate) fn configured(config: Config, host: Option<HostSockets>) -> Self {
         let (vips, table) = watch::channel(Arc::default());
-        let config = Config {
-            ttl: Duration::from_secs(5),
-            vip_ttl: Duration::from_secs(30),
-            forward_single_label: false,
-            host_listen: None,
-        };
         let resolver = Resolver::new(config, table, host).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { resolver, vips, runtime, generation: 0 }
@@ -238,6 +246,19 @@ impl Driven {
 
     /// Makes this world true, whatever comes of it.
     pub(crate) fn try_apply(&mut self, world: &str, gossip: bool) -> Outcome {
+        let (notes, outcome) = self.apply_noting(world, gossip);
+        assert!(notes.is_empty(), "{notes:?}");
+        outcome
+    }
+
+    /// Makes this world true; what compiling it says.
+    pub(crate) fn noted(&mut self, world: &str) -> Notes {
+        let (notes, outcome) = self.apply_noting(world, false);
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+        notes
+    }
+
+    fn apply_noting(&mut self, world: &str, gossip: bool) -> (Notes, Outcome) {
         let mut draft = registry::source::world::parse(world, "world.toml")
             .unwrap_or_else(|faults| panic!("{faults:#?}"));
         if gossip {
@@ -247,8 +268,7 @@ impl Driven {
         }
         self.generation += 1;
         let (plan, notes) = self.resolver.compile(&Snapshot::build(draft, self.generation));
-        assert!(notes.is_empty(), "{notes:?}");
-        self.runtime.block_on(self.resolver.apply(&Arc::new(plan)))
+        (notes, self.runtime.block_on(self.resolver.apply(&Arc::new(plan))))
     }
 
     /// Makes this world true, calling `between` before and after the compile and after the apply.

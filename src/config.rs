@@ -126,6 +126,7 @@ impl Default for Config {
                 vip_ttl: Duration::from_secs(30),
                 forward_single_label: false,
                 host_listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 1053))),
+                upstream: resolver::UpstreamConfig::default(),
             },
             vip: vip::Config {
                 pool: Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16),

@@ -224,6 +224,8 @@ pub struct Sandbox {
     pub hostname: String,
     /// Who is asked about names that are not ours, in order.
     pub upstreams: Vec<Upstream>,
+    /// Who said so.
+    pub upstreams_from: Origin,
 }
 
 /// A sandbox on one network.
@@ -242,6 +244,17 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// The namespace to dial from.
     pub dial: Dial,
+}
+
+/// Who named the name servers of a sandbox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub enum Origin {
+    /// Whoever made it: `--dns`, or a world file.
+    Sandbox,
+    /// The engine's own configuration (`dns` in daemon.json).
+    Engine,
+    /// Nobody: they are those of the host's resolv.conf.
+    Host,
 }
 
 /// From which namespace a name server is asked.

@@ -104,6 +104,7 @@ fn start() -> Resolver {
         vip_ttl: Duration::from_secs(30),
         forward_single_label: false,
         host_listen: None,
+        upstream: resolver::UpstreamConfig::default(),
     };
     Resolver::new(config, watch::channel(Arc::default()).1, None).unwrap()
 }

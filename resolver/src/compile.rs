@@ -12,19 +12,20 @@ mod owner;
 mod zone;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use registry::id::NetworkId;
-use registry::model::{Dial, Network, Sandbox, Upstream};
+use registry::model::{Dial, Network, Origin, Sandbox};
 use registry::{Notes, Snapshot};
 
 pub(crate) use zone::{has_names, service_names};
 
 use crate::name;
 use crate::plan::{Config, Entry, HostView, Outside, Plan, View, VipTable, Zone};
+use crate::upstream::Server;
 
 /// Where every sandbox asks.
 pub(crate) const SANDBOX_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -111,24 +112,37 @@ fn outside(
     if networks.iter().filter(|it| !it.ingress).all(|it| it.internal) {
         return Outside::Internal;
     }
-    let ourselves = |it: &Upstream| match it.dial {
-        Dial::Sandbox => it.address.ip() == IpAddr::V4(SANDBOX_ADDRESS),
-        Dial::Host => {
-            it.address.ip() == IpAddr::V4(SANDBOX_ADDRESS)
-                || config.host_listen.is_some_and(|own| own == it.address)
-        }
+    let configured = &config.upstream.servers;
+    let given: Vec<Server> = if sandbox.upstreams_from == Origin::Host && !configured.is_empty() {
+        configured.clone()
+    } else {
+        sandbox.upstreams.iter().copied().map(Server::plain).collect()
     };
     let (own, others): (Vec<_>, Vec<_>) =
-        sandbox.upstreams.iter().copied().partition(|it| ourselves(it) || it.address.port() == 0);
-    for upstream in own {
+        given.into_iter().partition(|it| is_ourselves(it, config) || it.address.port() == 0);
+    for server in own {
         notes.warning(
             format!("sandbox {}", sandbox.name),
             "upstreams",
-            format!("`{}` is portolan itself or no server; it is not asked", upstream.address),
+            format!("`{}` is portolan itself or no server; it is not asked", server.address),
             "name the servers that know names from outside",
         );
     }
-    if others.is_empty() { Outside::NoServers } else { Outside::Servers(others) }
+    if others.is_empty() && config.upstream.suffixes.is_empty() {
+        Outside::NoServers
+    } else {
+        Outside::Servers(others)
+    }
+}
+
+/// Whether a question to `server` would come back to this process.
+fn is_ourselves(server: &Server, config: &Config) -> bool {
+    let listens = |own: SocketAddr| {
+        let everywhere = own.ip().is_unspecified() && server.address.ip().is_loopback();
+        own.port() == server.address.port() && (everywhere || own.ip() == server.address.ip())
+    };
+    server.address.ip() == IpAddr::V4(SANDBOX_ADDRESS)
+        || server.dial == Dial::Host && config.host_listen.is_some_and(listens)
 }
 
 fn host_view(

@@ -189,7 +189,7 @@ fn in_words(view: &View, verdicts: &[Verdict]) -> String {
         (_, None, Some(Verdict::AskEngine)) => "asked of the engine's own resolver".to_owned(),
         (_, None, Some(Verdict::Forward)) => match &view.outside {
             Outside::Servers(servers) => {
-                let servers: Vec<_> = servers.iter().map(|it| it.address.to_string()).collect();
+                let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
                 format!("not ours; asked of {}", servers.join(", "))
             }
             Outside::Internal | Outside::NoServers => "not ours".to_owned(),

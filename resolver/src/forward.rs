@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::answer::Reason;
 use crate::chance;
+use crate::upstream::Server;
 use crate::wire::encode::{self, OUR_UDP};
 use crate::wire::reply::{self, Reply};
 use crate::wire::{Edns, Query, Rcode, Recursion, Transport};
@@ -39,7 +40,7 @@ pub(crate) struct Place {
 pub(crate) async fn forward(
     door: &Door,
     place: &Place,
-    servers: &[Upstream],
+    servers: &[Server],
     query: &Query,
     transport: Transport,
 ) -> Vec<u8> {
@@ -47,7 +48,8 @@ pub(crate) async fn forward(
     let mut second_best = None;
     for server in servers.iter().take(MAX_SERVERS) {
         let until = deadline.min(Instant::now() + PER_SERVER);
-        match timeout_at(until, ask(door, place, *server, query, transport)).await {
+        let upstream = Upstream { address: server.address, dial: server.dial };
+        match timeout_at(until, ask(door, place, upstream, query, transport)).await {
             Ok(Ok(reply)) if reply.code == Rcode::NOERROR || reply.code == Rcode::NXDOMAIN => {
                 return reply.for_client(query, transport);
             }

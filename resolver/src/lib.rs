@@ -33,3 +33,4 @@ pub use host::HostSockets;
 pub use metrics::{ByCode, Counts, Latencies, NetworkCounts, Source};
 pub use plan::{Config, Plan, VipTable};
 pub use takeover::cleanup;
+pub use upstream::{BadServer, Protocol as ServerProtocol, Server, UpstreamConfig};

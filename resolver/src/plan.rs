@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use registry::id::{NetworkId, SandboxId, ServiceId};
-use registry::model::{Completeness, Protocol, Upstream};
+use registry::model::{Completeness, Protocol};
 
 use crate::fast::Prepared;
 use crate::name::Name;
+use crate::upstream::{Server, UpstreamConfig};
 
 /// The VIPs that portolan allocated, for services whose source fixed none.
 pub type VipTable = BTreeMap<(ServiceId, NetworkId), IpAddr>;
@@ -33,6 +34,8 @@ pub struct Config {
     pub forward_single_label: bool,
     /// Where operators ask on the host; `None`: nowhere (`dns.host_listen`).
     pub host_listen: Option<std::net::SocketAddr>,
+    /// Who is asked about names that are not ours, and what is kept of it.
+    pub upstream: UpstreamConfig,
 }
 
 /// What everybody can resolve, as of one snapshot.
@@ -168,8 +171,9 @@ pub struct View {
 /// What happens to names that the registry does not know.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outside {
-    /// These servers are asked, in order; never empty.
-    Servers(Vec<Upstream>),
+    /// These servers are asked, in order; empty where only suffixes have servers
+    /// ([`UpstreamConfig::suffixes`]).
+    Servers(Vec<Server>),
     /// Nobody may be asked: every network of the sandbox is internal.
     Internal,
     /// There is nobody to ask.

@@ -7,3 +7,38 @@
 
 pub(crate) mod cache;
 pub(crate) mod rebinding;
+mod server;
+
+use std::collections::BTreeMap;
+
+pub use server::{BadServer, Protocol, Server};
+
+/// Who is asked, and what is kept.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UpstreamConfig {
+    /// Asked from the host in place of the servers of the host's resolv.conf; empty: those are
+    /// asked (`dns.upstreams`).
+    pub servers: Vec<Server>,
+    /// Servers for names below a suffix, by its normal form ([`crate::name::key`]); asked from the
+    /// host for every sandbox that may ask outside (`dns.suffixes`).
+    pub suffixes: BTreeMap<String, Vec<Server>>,
+    /// Octets that all answers kept may take together; 0: none is kept (`dns.cache_bytes`).
+    pub cache_bytes: usize,
+    /// Whether answers with private addresses for public names are refused
+    /// (`dns.rebinding_filter`).
+    pub rebinding_filter: bool,
+    /// Suffixes below which they are let through, in normal form (`dns.rebinding_allow`).
+    pub rebinding_allow: Vec<String>,
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            suffixes: BTreeMap::new(),
+            cache_bytes: 16 << 20,
+            rebinding_filter: false,
+            rebinding_allow: Vec::new(),
+        }
+    }
+}

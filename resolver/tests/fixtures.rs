@@ -71,6 +71,7 @@ impl Case {
             vip_ttl: Duration::from_secs(30),
             forward_single_label: false,
             host_listen: None,
+            upstream: resolver::UpstreamConfig::default(),
         };
         let mut case = Self { draft, vips: VipTable::new(), config, asked: Vec::new() };
         let first = world.matches('\n').count() + 3;

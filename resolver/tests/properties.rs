@@ -31,6 +31,7 @@ fn config() -> Config {
         vip_ttl: Duration::from_secs(30),
         forward_single_label: false,
         host_listen: None,
+        upstream: resolver::UpstreamConfig::default(),
     }
 }
 
@@ -147,6 +148,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
             links,
             hosts,
             hostname: String::new(),
+            upstreams_from: registry::model::Origin::Sandbox,
             upstreams: upstream
                 .then(|| Upstream { address: "192.0.2.1:53".parse().unwrap(), dial: Dial::Host })
                 .into_iter()

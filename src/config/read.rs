@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 use registry::document::{Document, Table, Value};
 use registry::nearest::nearest;
+use resolver::Server;
+use resolver::name::Name;
 use router::config::{Limits, Timeouts, UnknownHost};
 
 use super::keys::{self, CLUSTER};
@@ -96,6 +98,66 @@ fn dns(table: &Table<'_>, config: &mut resolver::Config) {
     set(&mut config.vip_ttl, table.get("vip_ttl", seconds));
     let forward = table.get("forward_single_label", Value::boolean);
     set(&mut config.forward_single_label, forward);
+    upstream(table, &mut config.upstream);
+}
+
+fn upstream(table: &Table<'_>, config: &mut resolver::UpstreamConfig) {
+    set(&mut config.servers, table.get("upstreams", servers));
+    if let Some(rules) = table.table("suffixes") {
+        for (suffix, value) in rules.entries() {
+            match (suffix_key(&suffix.value), servers(&value)) {
+                (Some(suffix), Some(servers)) => drop(config.suffixes.insert(suffix, servers)),
+                (Some(_), None) => {} // told by the reader of servers
+                (None, _) => rules.fault(&suffix.value, "is not a domain", "write `corp.example`"),
+            }
+        }
+    }
+    set(&mut config.cache_bytes, table.get("cache_bytes", |it| count(it, 0..=MAX_CACHE)));
+    set(&mut config.rebinding_filter, table.get("rebinding_filter", Value::boolean));
+    set(&mut config.rebinding_allow, table.get("rebinding_allow", |it| it.list(suffix)));
+}
+
+/// Name servers, as many as are ever asked.
+fn servers(value: &Value<'_>) -> Option<Vec<Server>> {
+    let servers = value.list(server)?;
+    if servers.len() > Server::MAX {
+        let text = format!("has {} servers, and {} are asked", servers.len(), Server::MAX);
+        value.wrong(text, "leave out those that are worth least");
+        return None;
+    }
+    Some(servers)
+}
+
+fn server(value: &Value<'_>) -> Option<Server> {
+    let text = value.text()?;
+    let refused = match text.parse::<Server>() {
+        Ok(server) if server.address.ip() == Ipv4Addr::new(127, 0, 0, 11) => {
+            "is portolan's own address in every container".to_owned()
+        }
+        Ok(server) if server.address.ip().is_unspecified() => "is no server's address".to_owned(),
+        Ok(server) => return Some(server),
+        Err(error) => error.to_string(),
+    };
+    let remedy = "write e.g. `10.0.0.53`, `10.0.0.53:5353` or `tls://1.2.3.4#dns.example`";
+    value.wrong(format!("`{}` {refused}", registry::note::shown(&text)), remedy);
+    None
+}
+
+/// A domain, in the form in which names are compared.
+fn suffix(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    let suffix = suffix_key(&text);
+    if suffix.is_none() {
+        let shown = registry::note::shown(&text);
+        value.wrong(format!("`{shown}` is not a domain"), "write e.g. `corp.example`");
+    }
+    suffix
+}
+
+fn suffix_key(text: &str) -> Option<String> {
+    let text = text.trim().trim_start_matches("*.").trim_start_matches('.');
+    let key = Name::from_text(text).ok()?.key();
+    Some(key).filter(|it| !it.is_empty())
 }
 
 fn clusters(table: &Table<'_>, config: &mut router::config::Config) {
@@ -274,6 +336,8 @@ fn level(value: &Value<'_>) -> Option<String> {
 }
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// Beyond this it is no cache of names any more.
+const MAX_CACHE: usize = 1 << 30;
 const HEAD_MAX: usize = Limits::HEAD_MAX;
 /// More threads than any machine that this was tried on has cores.
 const MAX_THREADS: usize = 1024;

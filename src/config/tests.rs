@@ -66,6 +66,12 @@ const EVERYTHING: &str = r#"
         ttl = "1s"
         vip_ttl = "0s"
         forward_single_label = true
+        upstreams = ["10.0.0.53", "[fd00::53]:5353", "tls://9.9.9.9#dns.quad9.net"]
+        cache_bytes = 1000000
+        rebinding_filter = true
+        rebinding_allow = ["Corp.Example."]
+        [dns.suffixes]
+        "corp.example" = ["10.1.1.1"]
         [vip]
         pool = "10.99.0.0/20"
         [router.clusters.prod]
@@ -110,6 +116,16 @@ fn everything_can_be_set() {
             vip_ttl: Duration::ZERO,
             forward_single_label: true,
             host_listen: None,
+            upstream: resolver::UpstreamConfig {
+                servers: ["10.0.0.53:53", "[fd00::53]:5353", "tls://9.9.9.9:853#dns.quad9.net"]
+                    .map(|it| it.parse().unwrap())
+                    .to_vec(),
+                suffixes: [("corp.example".to_owned(), vec!["10.1.1.1:53".parse().unwrap()])]
+                    .into(),
+                cache_bytes: 1_000_000,
+                rebinding_filter: true,
+                rebinding_allow: vec!["corp.example".to_owned()],
+            },
         },
         vip: vip::Config { pool: "10.99.0.0/20".parse().unwrap(), state_dir: "/var/tmp/p".into() },
         router: router::config::Config {
@@ -168,7 +184,7 @@ host_listn = "127.0.0.1:53"
 host_listen = "localhost:53"
 ttl = "1500ms"
 vip_ttl = "5"
-cache_bytes = 1
+cache_bytes = "1 MiB"
 [vip]
 pool = "240.240.0.0/30"
 [router.clusters.a]
@@ -199,7 +215,7 @@ c:9: `dns.host_listn`: is not a key here; did you mean `host_listen`?
 c:10: `dns.host_listen`: `localhost:53` is not an address to listen on; write e.g. `127.0.0.1:8080`
 c:11: `dns.ttl`: 1.5s is not whole seconds; write e.g. `5s`
 c:12: `dns.vip_ttl`: `5` is not a time; write e.g. `250ms`, `5s` or `1m30s`
-c:13: `dns.cache_bytes`: is known, but not in this version; leave it out
+c:13: `dns.cache_bytes`: is a string and should be a number; write a whole number from 0 to 1073741824
 c:15: `vip.pool`: `240.240.0.0/30` has the wrong size; write a range from /8 to /28
 c:17: `router.clusters.a.http`: `8080` is not an address to listen on; write e.g. `127.0.0.1:8080`
 c:18: `router.clusters.a.unknown_host`: 418 does not mean that nobody is there; write 404 or 503
@@ -220,6 +236,26 @@ fn a_mistyped_level_is_not_taken_for_a_module() {
     let said = errors("[log]\nlevel = \"inof\"\n");
     assert_eq!(said, "c:2: `log.level`: `inof` is not a log level; did you mean `info`?");
     assert_eq!(parsed("[log]\nlevel = \"WARN,vip=trace\"\n").log_level, "WARN,vip=trace");
+}
+
+#[test]
+fn servers_that_cannot_be_asked_are_refused_with_what_to_write() {
+    for (key, told) in [
+        ("upstreams = [\"dns.example\"]", "`dns.example` is not the address of a name server"),
+        ("upstreams = [\"127.0.0.11\"]", "`127.0.0.11` is portolan's own address in every"),
+        ("upstreams = [\"0.0.0.0\"]", "`0.0.0.0` is no server's address"),
+        ("upstreams = [\"1.2.3.4#x\"]", "`1.2.3.4#x` has a name for a certificate, but does not"),
+        ("upstreams = [\"1.2.3.4:0\"]", "`1.2.3.4:0` has port 0, where nobody listens"),
+        ("upstreams = \"1.2.3.4\"", "is a string and should be a list"),
+        ("upstreams = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]", "has 4 servers"),
+        ("suffixes = { \"a..b\" = [\"1.2.3.4\"] }", "is not a domain; write `corp"),
+        ("suffixes = { \"a.b\" = [\"x\"] }", "`x` is not the address of a name server"),
+        ("rebinding_allow = [\"\"]", "`` is not a domain"),
+    ] {
+        let said = errors(&format!("[dns]\n{key}\n"));
+        let (_, text) = said.split_once("`: ").unwrap();
+        assert!(said.starts_with("c:2: `dns.") && text.starts_with(told), "{said}");
+    }
 }
 
 #[test]

@@ -112,6 +112,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
         hosts: BTreeMap::new(),
         hostname: String::new(),
         upstreams: Vec::new(),
+        upstreams_from: registry::model::Origin::Host,
     })
 }
 

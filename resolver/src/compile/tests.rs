@@ -3,8 +3,10 @@
 use registry::Draft;
 use registry::id::SandboxId;
 use registry::model::{Attachment, Completeness, Endpoint, Reach, Scope, ServingState, Task};
+use registry::model::{Origin, Upstream};
 
 use super::*;
+use crate::upstream::UpstreamConfig;
 
 fn config() -> Config {
     Config {
@@ -12,6 +14,7 @@ fn config() -> Config {
         vip_ttl: Duration::from_secs(30),
         forward_single_label: false,
         host_listen: Some("127.0.0.1:1053".parse().unwrap()),
+        upstream: UpstreamConfig::default(),
     }
 }
 
@@ -43,6 +46,7 @@ fn sandbox(id: &str, networks: &[&str]) -> Sandbox {
         hosts: BTreeMap::new(),
         hostname: String::new(),
         upstreams: Vec::new(),
+        upstreams_from: Origin::Host,
     }
 }
 
@@ -78,7 +82,7 @@ fn the_host_s_own_listener_is_never_a_server() {
     asking.upstreams = servers.map(|address| Upstream { address, dial: Dial::Host }).to_vec();
     let networks = vec![network("n", "net")];
     let (plan, notes) = compiled(Draft { networks, sandboxes: vec![asking], ..Draft::default() });
-    let left = Outside::Servers(vec![Upstream { address: servers[1], dial: Dial::Host }]);
+    let left = Outside::Servers(vec!["127.0.0.1:53".parse().unwrap()]);
     assert_eq!(plan.views[&SandboxId::from("a")].outside, left);
     assert_eq!(notes.iter().count(), 1);
 }
@@ -123,4 +127,37 @@ fn an_address_that_two_claim_for_a_moment_has_the_name_of_the_first() {
     let (plan, _) =
         compiled(Draft { networks: vec![network("n", "net")], tasks, ..Draft::default() });
     assert_eq!(plan.zones[&"n".into()].reverse[&address].name.to_string(), "box-1.net.");
+}
+
+#[test]
+fn configured_servers_stand_in_for_those_of_the_host_and_for_no_others() {
+    let own: Server = "10.0.0.53".parse().unwrap();
+    let mut config = config();
+    let listener = "127.0.0.1:1053".parse().unwrap();
+    config.upstream.servers = vec![own.clone(), listener];
+    let host = Upstream { address: "192.0.2.1:53".parse().unwrap(), dial: Dial::Host };
+    for (from, expected) in [
+        (Origin::Host, own),
+        (Origin::Engine, Server::plain(host)),
+        (Origin::Sandbox, Server::plain(host)),
+    ] {
+        let asking =
+            Sandbox { upstreams: vec![host], upstreams_from: from, ..sandbox("a", &["n"]) };
+        let networks = vec![network("n", "net")];
+        let draft = Draft { networks, sandboxes: vec![asking], ..Draft::default() };
+        let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config);
+        let outside = &plan.views[&SandboxId::from("a")].outside;
+        assert_eq!(*outside, Outside::Servers(vec![expected]), "{from:?}");
+    }
+}
+
+#[test]
+fn a_suffix_with_servers_is_asked_about_even_where_nobody_else_can_be() {
+    let mut config = config();
+    let server: Server = "10.0.0.53".parse().unwrap();
+    config.upstream.suffixes.insert("corp.example".to_owned(), vec![server]);
+    let networks = vec![network("n", "net")];
+    let draft = Draft { networks, sandboxes: vec![sandbox("a", &["n"])], ..Draft::default() };
+    let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config);
+    assert_eq!(plan.views[&SandboxId::from("a")].outside, Outside::Servers(Vec::new()));
 }

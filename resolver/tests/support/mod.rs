@@ -215,6 +215,7 @@ pub(crate) fn config() -> Config {
         vip_ttl: Duration::from_secs(30),
         forward_single_label: false,
         host_listen: None,
+        upstream: resolver::UpstreamConfig::default(),
     }
 }
 

@@ -55,6 +55,7 @@ fn sandbox(view: &View, container: &Container, task: TaskId) -> Option<(u64, San
         hosts: extra_hosts::hosts(view, container),
         hostname: container.hostname.clone(),
         upstreams: upstream::upstreams(&container.dns, &view.servers, view.engine.version),
+        upstreams_from: upstream::origin(&container.dns, &view.servers),
     };
     Some((cookie, sandbox))
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
 
-use crate::model::{Dial, Upstream};
+use crate::model::{Dial, Origin, Upstream};
 use crate::source::docker::engine::Version;
 
 /// What this host's files say of name servers.
@@ -41,6 +41,15 @@ pub(crate) fn upstreams(
     }
     let asked = servers.host.iter().filter(|it| it.is_ipv4() || asks_ipv6(version));
     asked.take(MAX_SERVERS).map(|it| upstream(host_dial(version, *it))(it)).collect()
+}
+
+/// Who named the servers of a container with `--dns` as given.
+pub(crate) fn origin(container: &[IpAddr], servers: &HostServers) -> Origin {
+    match (container, servers.daemon.as_slice()) {
+        ([_, ..], _) => Origin::Sandbox,
+        ([], [_, ..]) => Origin::Engine,
+        ([], []) => Origin::Host,
+    }
 }
 
 /// From where an engine asks a server of the host's resolv.conf. Engines before 27 ask only
@@ -128,6 +137,9 @@ mod tests {
         let daemon = daemon_servers(r#"{"log-level":"warn","dns":["10.1.1.1"]}"#);
         let servers = HostServers { daemon, ..servers() };
         assert_eq!(shown(&upstreams(&[nine], &servers, version("28.0"))), ["Sandbox 9.9.9.9:53"]);
+        assert_eq!(origin(&[nine], &servers), Origin::Sandbox);
+        assert_eq!(origin(&[], &servers), Origin::Engine);
+        assert_eq!(origin(&[], &self::servers()), Origin::Host);
         assert_eq!(shown(&upstreams(&[], &servers, version("28.0"))), ["Sandbox 10.1.1.1:53"]);
     }
 

@@ -11,7 +11,7 @@ use super::read::{Per, Raw, RawNetwork, RawNode, RawSandbox, RawService, RawTask
 use crate::document::{Document, Located};
 use crate::id::NetworkId;
 use crate::model::{
-    Attachment, Completeness, Endpoint, Mode, Network, Node, Sandbox, Scope, Service,
+    Attachment, Completeness, Endpoint, Mode, Network, Node, Origin, Sandbox, Scope, Service,
     ServiceAttachment, ServiceKind, Task,
 };
 use crate::nearest::nearest;
@@ -278,6 +278,7 @@ impl<'r> Linker<'r> {
             hosts: own_names(&raw.hosts),
             hostname: raw.hostname.clone().unwrap_or_else(|| raw.name.value.clone()),
             upstreams: raw.upstreams.clone(),
+            upstreams_from: if raw.upstreams.is_empty() { Origin::Host } else { Origin::Sandbox },
         }
     }
 }

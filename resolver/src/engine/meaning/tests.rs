@@ -82,6 +82,7 @@ fn meant(name: &str, addresses: &[&str]) -> String {
         vip_ttl: Duration::from_secs(30),
         forward_single_label: false,
         host_listen: None,
+        upstream: crate::UpstreamConfig::default(),
     };
     let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config);
     let zones: Vec<_> = plan.zones.into_values().collect();

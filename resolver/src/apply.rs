@@ -394,6 +394,42 @@ mod tests {
         Plan { views: netns.iter().map(view).collect(), ..Plan::default() }
     }
 
+    fn room() -> Room {
+        Room {
+            server: Server::start().unwrap(),
+            door: Door::open().unwrap(),
+            host: None,
+            holder: Holder::start(None),
+            metrics: Arc::default(),
+            views: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            last_pulse: [u64::MAX; 2], // whatever the pulse is, it differs
+            refreshed: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_lost_is_noticed_by_the_next_refresh_and_made_anew() {
+        let netns = Netns::fresh().unwrap();
+        link::set_up(&netns, "lo").unwrap();
+        let plan = plan(&BTreeMap::from([("a", netns.path().to_owned())]), 1);
+        let mut room = room();
+        room.apply(&plan);
+        let lost = |room: &Room| room.sandboxes.values().filter(|it| it.takeover.is_none()).count();
+        room.refresh();
+        assert_eq!(lost(&room), 0);
+        for held in room.sandboxes.values_mut() {
+            held.takeover.as_mut().unwrap().lose();
+        }
+        room.last_pulse = [u64::MAX; 2];
+        room.refresh();
+        assert_eq!(lost(&room), 1);
+        room.apply(&plan);
+        assert_eq!(lost(&room), 0);
+        let counts = room.metrics.counts();
+        assert_eq!((counts.takeovers_lost, counts.takeovers_won_back), (1, 1));
+    }
+
     #[test]
     fn a_sandbox_that_leaves_while_others_get_new_data_is_opened_when_it_is_back() {
         let folder = std::env::temp_dir().join(format!("portolan-apply-{}", std::process::id()));
@@ -404,17 +440,7 @@ mod tests {
             std::os::unix::fs::symlink(netns.path(), folder.join(name)).unwrap();
             (*name, folder.join(name))
         }));
-        let mut room = Room {
-            server: Server::start().unwrap(),
-            door: Door::open().unwrap(),
-            host: None,
-            holder: Holder::start(None),
-            metrics: Arc::default(),
-            views: BTreeMap::new(),
-            sandboxes: BTreeMap::new(),
-            last_pulse: [0; 2],
-            refreshed: Instant::now(),
-        };
+        let mut room = room();
         let served = |room: &Room| room.sandboxes.keys().cloned().collect::<BTreeSet<_>>();
         let both = BTreeSet::from([SandboxId::from("a"), SandboxId::from("b")]);
         room.apply(&plan(&paths, 1));

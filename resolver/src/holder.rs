@@ -191,3 +191,28 @@ impl Drop for Hold {
         self.line.let_go(self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_that_does_not_read_is_ended_and_missed() {
+        let program = HolderProgram { path: "sleep".into(), arguments: vec!["60".into()] };
+        let mut holder = Holder::start(Some(program));
+        let line = Arc::clone(&holder.running.as_ref().unwrap().line);
+        assert!(!holder.missing());
+        (0..100_000).take_while(|_| line.lost().is_none()).for_each(|it| line.let_go(it));
+        assert_eq!(line.lost().unwrap(), "it does not read what it is told");
+        holder.watch();
+        assert!(holder.missing(), "and another is not started at once");
+        assert!(holder.has(None), "nobody waits for it meanwhile");
+    }
+
+    #[test]
+    fn a_holder_that_cannot_be_started_is_missed() {
+        let program = HolderProgram { path: "/nonexistent".into(), arguments: Vec::new() };
+        assert!(Holder::start(Some(program)).missing());
+        assert!(!Holder::start(None).missing());
+    }
+}

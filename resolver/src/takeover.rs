@@ -76,6 +76,12 @@ impl Takeover {
         self.socket.commit(&batch)
     }
 
+    /// Loses the table, as nobody else can make it.
+    #[cfg(test)]
+    pub(crate) fn lose(&mut self) {
+        give_back(&mut self.socket).unwrap();
+    }
+
     /// The socket that owns the table.
     pub(crate) fn owner(&self) -> BorrowedFd<'_> {
         self.socket.descriptor()

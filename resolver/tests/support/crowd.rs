@@ -62,12 +62,21 @@ impl Crowd {
         Self { places, _engines: stop }
     }
 
-    /// A world with all of them on one network, and one service `web`.
-    pub(crate) fn world(&self) -> String {
+    /// A world with all of them on one network, with `web` and so many more services.
+    pub(crate) fn world(&self, services: usize) -> String {
         let mut text = format!(
             "[[network]]\nname = \"net\"\nsubnet = \"10.1.0.0/16\"\n\
              [[service]]\nname = \"web\"\nnetworks = [\"net\"]\nvip = {{ net = \"{OURS}\" }}\n"
         );
+        for index in 0..services {
+            let (high, low) = (1 + index / 250, index % 250);
+            write!(
+                text,
+                "[[service]]\nname = \"s{index}\"\nnetworks = [\"net\"]\n\
+                 vip = {{ net = \"10.1.{high}.{low}\" }}\n"
+            )
+            .unwrap();
+        }
         for (index, place) in self.places.iter().enumerate() {
             write!(
                 text,
@@ -110,6 +119,29 @@ impl Crowd {
         wanted: impl Fn(&Census) -> bool,
     ) -> Duration {
         super::eventually(within, || self.census(Duration::from_millis(300)), wanted)
+    }
+
+    /// How long it takes until the engine answers in each, from now on; sorted. Each is asked
+    /// every few milliseconds, as if its clients had no patience.
+    #[track_caller]
+    pub(crate) fn back_with_the_engine(&self, within: Duration) -> Vec<Duration> {
+        let begun = Instant::now();
+        let mut waiting: Vec<_> = self.places.iter().collect();
+        let mut back = Vec::new();
+        while !waiting.is_empty() {
+            assert!(begun.elapsed() < within, "{} are still not back", waiting.len());
+            for place in &waiting {
+                place.ask();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            waiting.retain(|place| {
+                let said = std::iter::from_fn(|| place.heard());
+                let here = said.into_iter().any(|it| matches!(it, Said::Address(ENGINES)));
+                back.extend(here.then(|| begun.elapsed()));
+                !here
+            });
+        }
+        back
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Container {
     pub(crate) id: String,
     /// Name without the leading slash.
     pub(crate) name: String,
+    /// What it was called before, since it was first heard of: links made then still mean it.
+    pub(crate) former_names: BTreeSet<String>,
     /// Host name inside.
     pub(crate) hostname: String,
     /// Labels, the image's included.
@@ -87,6 +89,9 @@ pub(crate) enum Health {
     Unhealthy,
 }
 
+/// How many names of old a container keeps: nobody renames one more often while others link to it.
+const FORMER_NAMES: usize = 8;
+
 impl Container {
     /// From what the engine says of it; `None` without an id or a name.
     pub(crate) fn from_inspect(answer: ContainerInspectResponse) -> Option<Self> {
@@ -110,6 +115,7 @@ impl Container {
         Some(Self {
             id,
             name,
+            former_names: BTreeSet::new(),
             hostname: config.hostname.unwrap_or_default(),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
             created: answer.created.as_deref().and_then(time::millis).unwrap_or_default(),
@@ -154,6 +160,21 @@ impl Container {
     pub(crate) fn is_present(&self) -> bool {
         let has_address = || self.attachments.iter().any(|it| !it.addresses.is_empty());
         self.running || (self.cookie.is_some() && has_address())
+    }
+
+    /// This reading of it, knowing what the last one, `known`, called it. A process that is started
+    /// anew has no former names: the engine looks links up again.
+    #[must_use]
+    pub(crate) fn after(mut self, known: Option<&Self>) -> Self {
+        let Some(known) = known.filter(|it| it.cookie.is_some() && it.cookie == self.cookie) else {
+            return self;
+        };
+        self.former_names.clone_from(&known.former_names);
+        if known.name != self.name && self.former_names.len() < FORMER_NAMES {
+            self.former_names.insert(known.name.clone());
+        }
+        self.former_names.remove(&self.name);
+        self
     }
 
     /// Its process ended: what goes with the process goes at once, before the engine says so.

@@ -184,6 +184,28 @@ async fn an_inspection_that_was_under_way_does_not_bring_a_dead_container_back()
 }
 
 #[tokio::test]
+async fn a_renamed_container_has_its_new_name_at_once_and_links_still_mean_it() {
+    let engine = Engine::start("28.5-worker", "renamed");
+    let mut running = Running::on(&engine);
+    let world = running.whole().await;
+    let sql = |world: &Snapshot| {
+        let linked = world.sandboxes().find(|it| it.name == "linked").unwrap();
+        linked.links.get("sql").cloned()
+    };
+    let before = sql(&world).unwrap();
+    assert_eq!(before.len(), 1);
+    let id = engine.container("db");
+    let path = format!("/containers/{id}/json");
+    let mut renamed = engine.answered(&path);
+    renamed["Name"] = json!("/newdb");
+    engine.answer(&path, renamed);
+    engine.event("container", "rename", &id, &json!({"oldName": "/db"}));
+    let world = running.until("it has its new name", |it| has_sandbox(it, "newdb")).await;
+    assert_eq!((state(&world, "db"), has_sandbox(&world, "db")), (None, false));
+    assert_eq!(sql(&world), Some(before));
+}
+
+#[tokio::test]
 async fn an_engine_that_went_away_leaves_the_last_world_until_it_is_back() {
     let mut engine = Engine::start("28.5-worker", "away");
     let mut running = Running::on(&engine);

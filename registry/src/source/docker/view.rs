@@ -73,11 +73,13 @@ impl View {
         })
     }
 
-    /// The container that is known by this id, name or short id.
+    /// The container that is known by this id, name or short id, or was by this name.
     pub(crate) fn container(&self, reference: &str) -> Option<&Container> {
-        self.containers.get(reference).or_else(|| {
-            self.containers.values().find(|it| it.name == reference || it.short_id() == reference)
-        })
+        let find = |is: &dyn Fn(&&Container) -> bool| self.containers.values().find(is);
+        self.containers
+            .get(reference)
+            .or_else(|| find(&|it| it.name == reference || it.short_id() == reference))
+            .or_else(|| find(&|it| it.former_names.contains(reference)))
     }
 
     fn has_container_on(&self, network: &NetworkId) -> bool {

@@ -1,6 +1,6 @@
 //! What an answer changes, and what it makes due next.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,7 +202,11 @@ impl<H: Host> Follower<'_, H> {
     }
 
     fn apply_containers(&mut self, all: Containers, sequence: u64, now: Instant) {
-        let mut containers = all.inspected;
+        let known = |(id, read): (String, Container)| {
+            let after = read.after(self.view.containers.get(&id));
+            (id, after)
+        };
+        let mut containers: BTreeMap<_, _> = all.inspected.into_iter().map(known).collect();
         self.known_at.retain(|_, at| *at > sequence);
         for id in self.known_at.keys() {
             containers.remove(id); // what is known of it is newer, also that it is gone
@@ -234,6 +238,7 @@ impl<H: Host> Follower<'_, H> {
         }
         self.known_at.insert(id.to_owned(), sequence);
         let known = self.view.containers.get(id);
+        let read = read.map(|it| it.after(known));
         if known == read.as_ref() {
             return;
         }

@@ -4,7 +4,9 @@
 //! The answers are of a manager and a worker of one Swarm, with a stack (`web` in mode vip with two
 //! published ports, `app` in mode dnsrr with a health check), plain containers on an attachable
 //! overlay, and on each node containers of a compose project, a link, a shared namespace, and
-//! containers on the host's, the default and no network.
+//! containers on the host's, the default and no network. `VERSION-alone` is an engine in no Swarm:
+//! containers on several bridges, one of two families, one internal, with extra hosts and links of
+//! both kinds, one renamed, and two compose services of one name.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -55,6 +57,7 @@ fn recorded(name: &str) -> View {
     // A cookie for each namespace, the host's first, as a kernel would give them.
     let mut namespaces: Vec<PathBuf> =
         containers.values().filter_map(|it| it.netns.clone()).collect();
+    namespaces.push("/var/run/docker/netns/default".into());
     namespaces.sort_by_key(|it| (!it.ends_with("default"), it.clone()));
     namespaces.dedup();
     for container in containers.values_mut() {
@@ -131,6 +134,12 @@ fn a_worker_of_engine_26_1_knows_what_gossip_tells() {
 #[test]
 fn a_manager_of_engine_28_5_knows_the_whole_swarm() {
     check("28.5-manager");
+}
+
+#[test]
+fn an_engine_alone_knows_each_containers_own_names_and_order() {
+    check("20.10-alone");
+    check("28.5-alone");
 }
 
 #[test]

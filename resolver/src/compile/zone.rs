@@ -82,13 +82,22 @@ pub(crate) fn service_names(service: &Service, attachment: &ServiceAttachment) -
     aliases.chain([name::key(&service.name)]).filter(|it| !it.is_empty()).collect()
 }
 
+/// What users tell `service` from others by: compose services of two projects may be called the
+/// same.
+fn title(service: &Service) -> String {
+    match (service.kind, &service.stack) {
+        (ServiceKind::Compose, Some(project)) => format!("{project}/{}", service.name),
+        (ServiceKind::Swarm | ServiceKind::Compose | ServiceKind::World, _) => service.name.clone(),
+    }
+}
+
 struct Maker<'a> {
     network: &'a Network,
     zone: Zone,
     /// The first service to answer for each name.
     speakers: BTreeMap<String, &'a Service>,
-    /// Names that two services answer for, by the names of the two.
-    shared: BTreeMap<(&'a str, &'a str), Vec<String>>,
+    /// Names that two services answer for, by the titles of the two.
+    shared: BTreeMap<(String, String), Vec<String>>,
     ttl: u32,
     vip_ttl: u32,
     notes: &'a mut Notes,
@@ -119,7 +128,7 @@ impl<'a> Maker<'a> {
             match self.speakers.entry(key.clone()) {
                 Slot::Vacant(slot) => drop(slot.insert(service)),
                 Slot::Occupied(slot) => {
-                    let both = (slot.get().name.as_str(), service.name.as_str());
+                    let both = (title(slot.get()), title(service));
                     self.shared.entry(both).or_default().push(key.clone());
                 }
             }
@@ -130,7 +139,10 @@ impl<'a> Maker<'a> {
             let all = format!("tasks.{key}");
             self.hold(all.clone(), &tasks, self.ttl);
             for name in [key, all] {
-                self.zone.services.entry(name).or_insert_with(|| Arc::clone(&record));
+                let known = self.zone.services.entry(name).or_insert_with(|| Arc::clone(&record));
+                if known.ports.is_empty() {
+                    *known = Arc::clone(&record); // of namesakes, one that has ports to tell of
+                }
             }
         }
         if let Some(vip) = vip
@@ -202,7 +214,8 @@ impl<'a> Maker<'a> {
             "",
             format!(
                 "is called `{key}` on network {}, as is service {}; both are answered",
-                self.network.name, service.name
+                self.network.name,
+                title(service)
             ),
             "rename the container or take that alias from it, or keep it off that network",
         );

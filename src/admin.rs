@@ -1,30 +1,25 @@
-//! The admin socket: what the parts last said, as JSON over HTTP on a unix socket.
+//! Where portolan is asked: a unix socket for the command line, and a TCP port for monitoring
+//! where one is configured.
 //!
-//! Always true here: it only reads; whoever may open the socket (mode 0660, group `portolan`
-//! where it exists) may ask, and a slow asker holds up nobody.
+//! Invariants
+//! - *rights*: who may open the socket (mode 0660, group `portolan` where it exists) may ask and
+//!   change; who reaches the port may only read;
+//! - *apart*: a slow asker holds up nobody, and a crowd at the port nobody at the socket.
 
 pub mod api;
 pub mod client;
+mod exposition;
+mod metrics;
+mod serve;
 pub mod views;
 
-use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub use views::{Status, status};
 
@@ -50,12 +45,18 @@ pub enum AdminError {
         /// The refusal.
         source: std::io::Error,
     },
+    /// The port cannot be had.
+    #[error(
+        "cannot listen on {address} for metrics and the API: {source}; stop what listens there, or \
+         set `admin.listen` to another address or to \"off\""
+    )]
+    Port {
+        /// Where.
+        address: SocketAddr,
+        /// The refusal.
+        source: std::io::Error,
+    },
 }
-
-/// As many askers as get an answer at a time; the next one waits for its turn.
-const MAX_CONNECTIONS: usize = 32;
-/// How long an asker may take to send its question and to read the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The admin socket, listening; its file goes with it.
 #[derive(Debug)]
@@ -67,13 +68,30 @@ pub struct AdminSocket {
 impl AdminSocket {
     /// Serves until `stop`.
     pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) {
-        tasks.spawn(async move { accept(&self.listener, Arc::new(live), &stop).await });
+        tasks.spawn(async move { serve::serve(&self.listener, live, &stop).await });
     }
 }
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// The admin port, listening.
+#[derive(Debug)]
+pub struct AdminPort(TcpListener);
+
+impl AdminPort {
+    /// Listens on `address`, which the configuration takes from loopback only.
+    pub async fn open(address: SocketAddr) -> Result<Self, AdminError> {
+        let listener = TcpListener::bind(address).await;
+        listener.map(Self).map_err(|source| AdminError::Port { address, source })
+    }
+
+    /// Serves until `stop`.
+    pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) {
+        tasks.spawn(async move { serve::serve(&self.0, live, &stop).await });
     }
 }
 
@@ -109,52 +127,4 @@ fn group_id(name: &str) -> Option<u32> {
     let groups = std::fs::read_to_string("/etc/group").ok()?;
     let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
     line.split(':').nth(2)?.parse().ok()
-}
-
-async fn accept(listener: &UnixListener, live: Arc<Live>, stop: &CancellationToken) {
-    let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
-    loop {
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            () = stop.cancelled() => return,
-        };
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        let Ok((stream, _)) = stream else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let live = Arc::clone(&live);
-        connections.spawn(async move {
-            let service = service_fn(|request| {
-                let response = respond(&live, &request);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            match timeout(PATIENCE, connection).await {
-                Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
-                Ok(Ok(())) => {}
-                Err(_) => tracing::debug!("an asker did not read its answer in time"),
-            }
-            drop(place);
-        });
-    }
-}
-
-fn respond<B>(live: &Live, request: &Request<B>) -> Response<Full<Bytes>> {
-    let (status, json) = if request.method() == Method::GET {
-        api::answer(live, request.uri().path(), request.uri().query().unwrap_or_default())
-    } else {
-        (StatusCode::METHOD_NOT_ALLOWED, api::error("only GET is understood here"))
-    };
-    let mut response = Response::new(Full::new(Bytes::from(json.to_string())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }

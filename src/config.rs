@@ -40,6 +40,8 @@ pub struct Config {
     pub router: router::config::Config,
     /// Where the command line asks.
     pub admin_socket: PathBuf,
+    /// Where monitoring asks, on loopback; `None`: nowhere.
+    pub admin_listen: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: Format,
     /// What is logged: a `tracing` filter.
@@ -144,6 +146,7 @@ impl Default for Config {
                 timeouts: router::config::Timeouts::default(),
             },
             admin_socket: PathBuf::from("/run/portolan/portolan.sock"),
+            admin_listen: None,
             log_format: Format::Text,
             log_level: "info".to_owned(),
         }

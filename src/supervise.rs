@@ -68,6 +68,8 @@ pub struct Live {
     pub vip: Reports<vip::Plan>,
     /// The router's last report.
     pub router: Reports<router::RouteTable>,
+    /// What the resolver counts.
+    pub dns: resolver::Meter,
     /// The parts that run.
     pub parts: Parts,
 }
@@ -117,21 +119,35 @@ impl Supervisor {
             kernel::privilege::check()?;
         }
         let admin = admin::listen(&config.admin_socket).await?;
+        let port = match config.admin_listen {
+            Some(address) => Some(admin::AdminPort::open(address).await?),
+            None => None,
+        };
         let stop = CancellationToken::new();
         // What was started before a part that cannot start ends with it.
         let started = stop.clone().drop_guard();
         let (snapshots, world) = watch::channel(Arc::new(Snapshot::default()));
         let mut tasks = JoinSet::new();
         start_source(config, snapshots, &mut tasks, &stop)?;
-        let mut starting = Starting { config, world: world.clone(), stop: &stop, threads: vec![] };
+        let mut starting = Starting {
+            config,
+            world: world.clone(),
+            stop: &stop,
+            meter: resolver::Meter::default(),
+            threads: vec![],
+        };
         let (vips, vip_table) = watch::channel(Arc::default());
         let vip = if parts.vip { starting.vip(vips)? } else { none() };
         let resolver =
             if parts.resolver { starting.resolver(vip_table.clone(), given.dns)? } else { none() };
         let router = if parts.router { starting.router(vip_table, given.http)? } else { none() };
         let consumers = starting.threads;
-        let live = Live { world, resolver, vip, router, parts };
+        let dns = starting.meter;
+        let live = Live { world, resolver, vip, router, dns, parts };
         admin.serve(live.clone(), &mut tasks, stop.clone());
+        if let Some(port) = port {
+            port.serve(live.clone(), &mut tasks, stop.clone());
+        }
         started.disarm();
         let grace = config.router.timeouts.drain.saturating_add(GRACE);
         Ok(Self { live, stop, grace, tasks, consumers })
@@ -218,6 +234,8 @@ struct Starting<'a> {
     config: &'a Config,
     world: World,
     stop: &'a CancellationToken,
+    /// Counts on when the resolver is started anew.
+    meter: resolver::Meter,
     threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
 }
 
@@ -235,11 +253,12 @@ impl Starting<'_> {
         vips: watch::Receiver<Arc<VipTable>>,
         given: Option<resolver::HostSockets>,
     ) -> Result<Reports<resolver::Plan>, StartError> {
-        let config = self.config.resolver.clone();
+        let (config, meter) = (self.config.resolver.clone(), self.meter.clone());
         let clone = move || given.as_ref().map(resolver::HostSockets::try_clone).transpose();
         self.consumer(move || {
             let given = clone().map_err(StartError::Thread)?;
             let resolver = resolver::Resolver::new(config.clone(), vips.clone(), given)?;
+            let resolver = resolver.counting_on(&meter);
             Ok(resolver.held_by(resolver::HolderProgram::itself(&[HOLD])))
         })
     }

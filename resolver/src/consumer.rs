@@ -52,7 +52,7 @@ pub enum StartError {
 }
 
 /// What the counters stand at, for whoever asks while the resolver runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Meter(Arc<Metrics>);
 
 impl Meter {
@@ -88,6 +88,12 @@ impl Resolver {
     #[must_use]
     pub fn held_by(self, program: HolderProgram) -> Self {
         Self { holder: Some(program), ..self }
+    }
+
+    /// Counts on `meter`, which outlives it.
+    #[must_use]
+    pub fn counting_on(self, meter: &Meter) -> Self {
+        Self { metrics: Arc::clone(&meter.0), ..self }
     }
 
     /// A handle on the counters that outlives the move into the consumer's loop.

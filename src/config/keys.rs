@@ -113,7 +113,12 @@ const TABLE: &[Key] = &[
     key(TRUST, "forwarded", "[]", "peers whose `X-Forwarded-*` are believed, as address ranges"),
     later(TRUST, "proxy_protocol", "peers whose PROXY protocol is believed"),
     key("admin", "socket", "\"/run/portolan/portolan.sock\"", "where the command line asks"),
-    later("admin", "listen", "a TCP listener for metrics, API and dashboard"),
+    key(
+        "admin",
+        "listen",
+        "\"off\"",
+        "where metrics, health and the API are read over TCP, on loopback; `off` for nowhere",
+    ),
     key("log", "format", "\"text\"", "`text` or `json`"),
     key("log", "level", "\"info\"", "`error`, `warn`, `info`, `debug`, or a filter by module"),
 ];

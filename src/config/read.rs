@@ -43,6 +43,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     }
     if let Some(table) = section(&root, "admin", "admin") {
         set(&mut config.admin_socket, table.get("socket", path));
+        listen(&mut config.admin_listen, (&table, "listen"), loopback);
     }
     if let Some(table) = section(&root, "log", "log") {
         let formats = [("text", Format::Text), ("json", Format::Json)];
@@ -89,11 +90,7 @@ fn sources(table: &Table<'_>, config: &mut Config) {
 }
 
 fn dns(table: &Table<'_>, config: &mut resolver::Config) {
-    if table.get("host_listen", Value::scalar).is_some_and(|it| matches!(it.trim(), "" | "off")) {
-        config.host_listen = None;
-    } else {
-        set(&mut config.host_listen, table.get("host_listen", listener).map(Some));
-    }
+    listen(&mut config.host_listen, (table, "host_listen"), listener);
     set(&mut config.ttl, table.get("ttl", seconds));
     set(&mut config.vip_ttl, table.get("vip_ttl", seconds));
     let forward = table.get("forward_single_label", Value::boolean);
@@ -255,6 +252,31 @@ fn listener(value: &Value<'_>) -> Option<SocketAddr> {
     let port = text.strip_prefix(':').and_then(|it| it.parse().ok());
     let everywhere = port.map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
     everywhere.or_else(|| value.parsed("an address to listen on", "127.0.0.1:8080"))
+}
+
+/// An address of this machine that only this machine reaches.
+fn loopback(value: &Value<'_>) -> Option<SocketAddr> {
+    let address = listener(value)?;
+    if !address.ip().is_loopback() {
+        let text =
+            format!("`{address}` is open to other machines, and who reaches it may read all");
+        value.wrong(text, format!("write `127.0.0.1:{}`", address.port()));
+        return None;
+    }
+    Some(address)
+}
+
+/// Where to listen: what `read` gives, or nowhere where the value is empty or `off`.
+fn listen(
+    place: &mut Option<SocketAddr>,
+    (table, key): (&Table<'_>, &str),
+    read: impl FnOnce(&Value<'_>) -> Option<SocketAddr>,
+) {
+    if table.get(key, Value::scalar).is_some_and(|it| matches!(it.trim(), "" | "off")) {
+        *place = None;
+    } else {
+        set(place, table.get(key, read).map(Some));
+    }
 }
 
 fn unknown_host(value: &Value<'_>) -> Option<UnknownHost> {

@@ -97,6 +97,7 @@ const EVERYTHING: &str = r#"
         forwarded = ["10.0.0.1", "fd00::1/8"]
         [admin]
         socket = "/tmp/p.sock"
+        listen = "[::1]:9127"
         [log]
         format = "json"
         level = "warn,resolver=debug"
@@ -155,6 +156,7 @@ fn everything_can_be_set() {
             },
         },
         admin_socket: "/tmp/p.sock".into(),
+        admin_listen: Some("[::1]:9127".parse().unwrap()),
         log_format: Format::Json,
         log_level: "warn,resolver=debug".to_owned(),
     };
@@ -199,6 +201,8 @@ https = ":443"
 http = ":80"
 [mesh]
 enabled = "auto"
+[admin]
+listen = ":9127"
 [log]
 format = "jsn"
 level = "a=b=c"
@@ -226,8 +230,9 @@ c:22: `router.clusters.a.https`: is known, but not in this version; leave it out
 c:23: `router.clusters.b`: is a second cluster, and this version serves one; leave it out, or run a second portolan for it
 c:25: `router.http`: is not a key here; known here are clusters
 c:26: `mesh`: is known, but not in this version; leave it out
-c:29: `log.format`: `jsn` is none of `text`, `json`; did you mean `json`?
-c:30: `log.level`: `a=b=c` is not a log filter; write e.g. `info,resolver=debug`";
+c:29: `admin.listen`: `0.0.0.0:9127` is open to other machines, and who reaches it may read all; write `127.0.0.1:9127`
+c:31: `log.format`: `jsn` is none of `text`, `json`; did you mean `json`?
+c:32: `log.level`: `a=b=c` is not a log filter; write e.g. `info,resolver=debug`";
     assert_eq!(said, expected);
 }
 

@@ -1,0 +1,123 @@
+//! HTTP for whoever asks, on the socket and on the port.
+//!
+//! Invariants
+//! - *bounded*: so many askers at a time on each, and so long for a question and its answer;
+//! - *read-only*: nothing is changed by whoever reaches the port, and nothing by GET.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{api, exposition, metrics};
+use crate::supervise::Live;
+
+/// As many askers as get an answer at a time; the next one waits for its turn.
+const MAX_CONNECTIONS: usize = 32;
+/// How long an asker may take to send its question and to read the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// As accept fails when descriptors run out.
+const AFTER_ERROR: Duration = Duration::from_millis(10);
+
+/// Where askers come in.
+pub(super) trait Door: Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next asker.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Door for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Door for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// Answers whoever comes to `door`, until `stop`.
+pub(super) async fn serve(door: &impl Door, live: Live, stop: &CancellationToken) {
+    let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+    let live = Arc::new(live);
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = stop.cancelled() => return,
+        };
+        let stream = tokio::select! {
+            accepted = door.next() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let Ok(stream) = stream else {
+            tokio::time::sleep(AFTER_ERROR).await;
+            continue;
+        };
+        let live = Arc::clone(&live);
+        connections.spawn(async move {
+            let service = service_fn(|request| {
+                let response = respond(&live, &request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            match timeout(PATIENCE, connection).await {
+                Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
+                Ok(Ok(())) => {}
+                Err(_) => tracing::debug!("an asker did not read its answer in time"),
+            }
+            drop(place);
+        });
+    }
+}
+
+fn respond<B>(live: &Live, request: &Request<B>) -> Response<Full<Bytes>> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refusal =
+            json(StatusCode::METHOD_NOT_ALLOWED, &api::error("only GET and HEAD are understood"));
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
+    if path == "/metrics" {
+        return body(StatusCode::OK, exposition::CONTENT_TYPE, metrics::text(live));
+    }
+    let (status, value) = api::answer(live, path, query);
+    json(status, &value)
+}
+
+fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    body(status, "application/json", value.to_string())
+}
+
+fn body(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

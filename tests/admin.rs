@@ -1,0 +1,174 @@
+//! The admin port of a running portolan, asked over TCP by curl, and its metrics read as strictly
+//! as Prometheus reads them.
+//!
+//! Needs the right to make network namespaces: root, or `unshare -Urnm`.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use support::said_in_demo;
+
+/// What `script` says beside a second portolan, which has a port, inside a demo.
+fn said_with_port(script: &str) -> String {
+    said_in_demo(&format!(
+        "mkdir -p /run/two; cat > /run/two/world.toml <<END
+[[network]]
+name = 'x'
+subnet = '10.99.0.0/24'
+[[service]]
+name = 'one'
+mode = 'dnsrr'
+networks = ['x']
+END
+         export PORTOLAN_CONFIG=\"
+         state_dir = '/run/two'
+         sources.world.path = '/run/two/world.toml'
+         dns.host_listen = '127.0.0.1:1099'
+         admin.socket = '/run/two.sock'
+         admin.listen = '127.0.0.1:9127'
+         router.clusters.default.http = '127.0.0.1:18080'\"
+         unset PORTOLAN_SOCKET
+         portolan up 2>/run/two/log & up=$!
+         for i in $(seq 100); do
+             curl -sf http://127.0.0.1:9127/readyz >/dev/null && break; sleep 0.1
+         done
+         cat /run/two/log >&2
+         {script}
+         kill $up; wait $up"
+    ))
+}
+
+#[test]
+fn monitoring_reads_health_lists_and_nothing_else_over_tcp() {
+    let said = said_with_port(
+        "ask() { curl -s -o /run/two/body -w '%{http_code} %{content_type}\\n' \"$@\"; }
+         at=http://127.0.0.1:9127
+         ask $at/healthz; ask $at/readyz; ask -I $at/metrics; ask $at/api/v1/nothing
+         ask $at/api/v1/services; portolan ls services --json | diff - /run/two/body >&2
+         ask -X POST $at/api/v1/status; cat /run/two/body; echo
+         curl -s -X DELETE -D - -o /dev/null $at/metrics | grep -i ^allow",
+    );
+    let json = "application/json";
+    let expected = [
+        format!("200 {json}"),
+        format!("200 {json}"),
+        "200 text/plain; version=0.0.4; charset=utf-8".to_owned(),
+        format!("404 {json}"),
+        format!("200 {json}"),
+        format!("405 {json}"),
+        "{\"error\":\"only GET and HEAD are understood\"}".to_owned(),
+        "allow: GET, HEAD".to_owned(),
+    ];
+    let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn metrics_parse_strictly_and_count_what_was_asked() {
+    let said = said_with_port(
+        "for name in one.x two.x; do dig @127.0.0.1 -p 1099 $name >/dev/null; done
+         dig +tcp @127.0.0.1 -p 1099 one.x >/dev/null
+         curl -s http://127.0.0.1:9127/metrics",
+    );
+    let families = parse(&said);
+    let of = |family: &str, labels: &[(&str, &str)]| -> f64 {
+        let labels: Labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let samples = families.get(family).unwrap_or_else(|| panic!("no {family} in {said}"));
+        *samples.get(&labels).unwrap_or_else(|| panic!("no {family}{labels:?} in {said}"))
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(of("portolan_build_info", &[("version", version)]).to_bits(), 1f64.to_bits());
+    let queries = |code| of("portolan_dns_queries_total", &[("source", "local"), ("rcode", code)]);
+    let asked = queries("NOERROR") + queries("NXDOMAIN");
+    assert!((asked - 3.0).abs() < 0.1, "{said}");
+    let tcp = of("portolan_dns_messages_total", &[("transport", "tcp")]);
+    assert!((tcp - 1.0).abs() < 0.1, "{said}");
+}
+
+type Labels = BTreeMap<String, String>;
+/// Samples by name and labels.
+type Samples = BTreeMap<String, BTreeMap<Labels, f64>>;
+
+/// Reads the text format 0.0.4 and refuses what any scraper may refuse: samples outside their
+/// family, families twice, series twice, unknown types, wrong escapes, buckets that shrink.
+fn parse(text: &str) -> Samples {
+    assert!(text.ends_with('\n'), "the last line ends, too");
+    let (mut samples, mut families) = (Samples::new(), BTreeSet::new());
+    let (mut family, mut kind) = ("", "");
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split_once(' ').expect("a help text").0;
+            assert!(families.insert(family), "{family} stands twice");
+            kind = "";
+        } else if let Some(said) = line.strip_prefix("# TYPE ") {
+            let (of, is) = said.split_once(' ').expect("a type");
+            assert_eq!((of, kind), (family, ""), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&is), "{line}");
+            assert!(is != "counter" || of.ends_with("_total"), "{line}");
+            kind = is;
+        } else {
+            let (name, labels, value) = sample(line);
+            let suffixes: &[&str] = match kind {
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            let belongs = suffixes.iter().any(|it| format!("{family}{it}") == name);
+            assert!(belongs, "{line} in the family {family}");
+            let before = samples.entry(name).or_default().insert(labels, value);
+            assert_eq!(before, None, "{line} stands twice");
+        }
+    }
+    for (name, buckets) in samples.iter().filter(|(name, _)| name.ends_with("_bucket")) {
+        let bound = |labels: &Labels| labels["le"].replace("+Inf", "inf").parse::<f64>();
+        let mut all: Vec<(f64, f64)> =
+            buckets.iter().map(|(it, n)| (bound(it).expect("a bound"), *n)).collect();
+        all.sort_by(|one, other| one.0.total_cmp(&other.0));
+        assert!(all.is_sorted_by(|one, other| one.1 <= other.1), "{name} shrinks");
+        assert!(all.last().is_some_and(|it| it.0.is_infinite()), "{name} has no end");
+    }
+    samples
+}
+
+fn sample(line: &str) -> (String, Labels, f64) {
+    let end = line.find(['{', ' ']).expect("a name");
+    let (name, mut rest) = line.split_at(end);
+    let mut word = name.chars();
+    let first = word.next().is_some_and(|it| it.is_ascii_alphabetic() || it == '_');
+    assert!(first && word.all(|it| it.is_ascii_alphanumeric() || it == '_'), "{line}");
+    let mut labels = Labels::new();
+    if let Some(inside) = rest.strip_prefix('{') {
+        rest = inside;
+        loop {
+            let (label, after) = rest.split_once("=\"").expect("a label");
+            let (value, after) = unquote(after);
+            assert_eq!(labels.insert(label.to_owned(), value), None, "{line}");
+            rest = after.strip_prefix(',').unwrap_or(after);
+            if let Some(after) = rest.strip_prefix('}') {
+                rest = after;
+                break;
+            }
+        }
+    }
+    let value = rest.strip_prefix(' ').expect("a space before the value");
+    (name.to_owned(), labels, value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
+}
+
+/// The value up to its quote, and what stands behind that.
+fn unquote(text: &str) -> (String, &str) {
+    let (mut value, mut letters) = (String::new(), text.char_indices());
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '"' => return (value, text.get(at + 1..).expect("a border of letters")),
+            '\\' => value.push(match letters.next() {
+                Some((_, 'n')) => '\n',
+                Some((_, same @ ('\\' | '"'))) => same,
+                other => panic!("a wrong escape {other:?} in {text}"),
+            }),
+            other => value.push(other),
+        }
+    }
+    panic!("no quote ends {text}")
+}

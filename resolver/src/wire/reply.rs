@@ -3,25 +3,38 @@
 //! Invariants
 //! - *matched*: a reply counts only with our id and our question, octet for octet (RFC 5452
 //!   section 9.1); anything else is as if it had not come;
-//! - *handed on*: apart from the id, and from TTLs and OPT where asked, its octets stay as sent.
+//! - *handed on*: its records stay as sent; header, question and OPT are the client's and ours.
+//!
+//! Where its sections lie is in [`layout`], whether its answers belong to the question in
+//! [`chain`], how it is written for a client in [`asked`].
+
+pub(crate) mod asked;
+pub(crate) mod chain;
+pub(crate) mod layout;
 
 use std::net::Ipv4Addr;
 
-use super::encode::{self, limit, question_length};
+use self::asked::{Asked, Said};
+use self::chain::Chain;
+use self::layout::Layout;
+use super::encode::{self, Recursion, question_length};
 use super::{
-    AUTHORITATIVE_FLAG, HEADER, Header, Kind, OPCODE_MASK, Query, REPLY_FLAG, RawRecord, Rcode,
+    AUTHENTIC_FLAG, AUTHORITATIVE_FLAG, HEADER, Header, Kind, OPCODE_MASK, Query, REPLY_FLAG,
+    RawRecord, Rcode, TRUNCATED_FLAG, Transport,
 };
-use super::{TRUNCATED_FLAG, Transport};
+use crate::answer::Reason;
 
 /// A reply that matched.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Reply {
-    /// Its response code.
+    /// Its response code, with what its OPT record adds (RFC 6891 section 6.1.3).
     pub(crate) code: Rcode,
     /// It did not fit (TC).
     pub(crate) truncated: bool,
     /// All of it.
     pub(crate) octets: Vec<u8>,
+    /// The client is told of AA.
+    tells_authority: bool,
 }
 
 /// Takes `octets` as the reply to `query` asked under `id`; `None`: it is not.
@@ -43,8 +56,13 @@ pub(crate) fn matching(octets: &[u8], query: &Query, id: u16) -> Option<Reply> {
             return None;
         }
     }
-    let truncated = header.flags & TRUNCATED_FLAG != 0;
-    Some(Reply { code, truncated, octets: octets.to_owned() })
+    let extended = Layout::read(octets).map_or(0, |it| u16::from(it.extended_code));
+    Some(Reply {
+        code: Rcode(extended << 4 | code.0),
+        truncated: header.flags & TRUNCATED_FLAG != 0,
+        octets: octets.to_owned(),
+        tells_authority: false,
+    })
 }
 
 impl Reply {
@@ -76,19 +94,54 @@ impl Reply {
         Some(addresses)
     }
 
-    /// What the client gets: the same octets under its own id, or TC where they are too many.
-    pub(crate) fn for_client(mut self, query: &Query, transport: Transport) -> Vec<u8> {
-        if self.octets.len() > limit(query, transport) {
-            return encode::truncated(query, self.code);
-        }
-        for (place, octet) in self.octets.iter_mut().zip(query.id.to_be_bytes()) {
-            *place = octet;
-        }
-        self.octets
+    /// Whether its server says that it checked signatures (AD).
+    pub(crate) fn authentic(&self) -> bool {
+        Header::read(&self.octets).is_some_and(|it| it.flags & AUTHENTIC_FLAG != 0)
     }
 
-    /// The same with no TTL above `ttl` seconds, and without an OPT record at its end unless
-    /// `keep_opt`. `None`: a record is cut short.
+    /// Whether its answers belong to the question of `query`. What is [`Chain::Endless`] is
+    /// answered with SERVFAIL, what is [`Chain::Malformed`] is as good as no reply.
+    pub(crate) fn chain(&self, query: &Query) -> Chain {
+        match Layout::read(&self.octets) {
+            Some(layout) => chain::follow(&self.octets, &layout, query.name.wire(), query.kind),
+            None => Chain::Malformed,
+        }
+    }
+
+    /// What the client gets: the same records behind its own question, or TC where they are too
+    /// many; SERVFAIL where they cannot be read, or where the code is of EDNS, which is between
+    /// that server and us.
+    pub(crate) fn for_client(self, query: &Query, transport: Transport) -> Vec<u8> {
+        self.written(query, transport).unwrap_or_else(|| {
+            encode::refusal(query, Rcode::SERVFAIL, Reason::Unreachable, Recursion::Offered)
+        })
+    }
+
+    fn written(&self, query: &Query, transport: Transport) -> Option<Vec<u8>> {
+        let layout = Layout::read(&self.octets)?;
+        let asked = Asked::of(query, transport);
+        if self.truncated {
+            // Who came by TCP cannot do better, and half an answer is none.
+            let udp = transport == Transport::Udp;
+            return udp.then(|| encode::truncated(query, self.code));
+        }
+        let said = Said {
+            code: u8::try_from(self.code.0).ok().filter(|it| *it < 16)?,
+            authoritative: self.tells_authority && self.authoritative(),
+            authentic: false,
+            counts: layout.counts,
+            records: self.octets.get(layout.start..layout.end)?,
+            additionals: layout.additionals - layout.start,
+            error: None,
+        };
+        let mut octets = vec![0; HEADER + question_length(query) + said.records.len() + MOST_OPT];
+        let written = said.write(&asked, &mut octets)?;
+        octets.truncate(written.length);
+        Some(octets)
+    }
+
+    /// The same, as one of us says it: with no TTL above `ttl` seconds, AA as it came, and without
+    /// an OPT record at its end unless `keep_opt`. `None`: a record is cut short.
     pub(crate) fn capped(mut self, ttl: u32, keep_opt: bool) -> Option<Self> {
         let header = Header::read(&self.octets)?;
         let mut at = header.end_of_questions(&self.octets)?;
@@ -107,6 +160,10 @@ impl Reply {
             let places = self.octets.get_mut(10..HEADER)?;
             places.copy_from_slice(&header.additionals.saturating_sub(1).to_be_bytes());
         }
+        self.tells_authority = true;
         Some(self)
     }
 }
+
+/// Octets of the longest OPT record that is written with a reply.
+const MOST_OPT: usize = 32;

@@ -13,6 +13,7 @@ mod engine;
 pub mod explain;
 pub mod fast;
 mod forward;
+pub mod fuzz;
 mod holder;
 mod host;
 mod metrics;

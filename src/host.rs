@@ -39,6 +39,11 @@ impl Host for ThisHost {
         Netns::this().and_then(|netns| netns.cookie()).map_err(io::Error::other)
     }
 
+    fn interface_index(&self, name: &str) -> Option<u32> {
+        let host = Netns::this().ok()?;
+        kernel::route::interface_index(&host, name).ok()
+    }
+
     #[expect(clippy::manual_async_fn, reason = "the trait wants it free of `self`'s lifetime")]
     fn watch_neighbours(
         &self,

@@ -121,6 +121,11 @@ pub fn addresses(netns: &Netns) -> Result<Vec<(String, IpNet)>, RouteError> {
         .map_err(refused("list addresses"))
 }
 
+/// The number of the namespace's interface `name`; an error where there is none.
+pub fn interface_index(netns: &Netns, name: &str) -> Result<u32, RouteError> {
+    open(netns)?.index_of(name).map_err(refused(&format!("find interface `{name}`")))
+}
+
 /// A routing socket of the namespace.
 pub(crate) fn open(netns: &Netns) -> Result<Channel, RouteError> {
     netns.run(|| Channel::open(ROUTE))?.map_err(refused("open a routing socket"))

@@ -5,6 +5,7 @@
 
 pub mod consumer;
 pub mod document;
+pub mod fuzz;
 pub mod id;
 pub mod labels;
 pub mod model;

@@ -220,6 +220,9 @@ pub struct Sandbox {
     /// Extra hosts (`--add-host`), which the engine writes into its hosts file: names of its own,
     /// lower case, without a dot at the end. They come before all others, links included.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Whether its `upstreams` are believed when they say that an answer is authentic (AD): the
+    /// host's resolv.conf says so of them (`options trust-ad`, RFC 6840 section 5.8).
+    pub trusts_ad: bool,
     /// The host name inside.
     pub hostname: String,
     /// Who is asked about names that are not ours, in order.

@@ -147,6 +147,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
                 .collect(),
             links,
             hosts,
+            trusts_ad: false,
             hostname: String::new(),
             upstreams_from: registry::model::Origin::Sandbox,
             upstreams: upstream

@@ -110,6 +110,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
         networks,
         links: BTreeMap::new(),
         hosts: BTreeMap::new(),
+        trusts_ad: false,
         hostname: String::new(),
         upstreams: Vec::new(),
         upstreams_from: registry::model::Origin::Host,

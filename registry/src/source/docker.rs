@@ -21,8 +21,10 @@ mod folder;
 mod follow;
 mod gossip;
 pub mod host;
+mod host_files;
 mod raw;
 mod read;
+pub(crate) mod resolv_conf;
 mod sandbox;
 mod swarm;
 mod time;
@@ -40,6 +42,7 @@ use crate::snapshot::Snapshot;
 use crate::source::Publisher;
 pub use error::EngineError;
 pub use host::Host;
+pub use host_files::HostFiles;
 
 /// Which engine, and how often it is read without a reason.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -44,6 +44,7 @@ fn sandbox(id: &str, networks: &[&str]) -> Sandbox {
         networks: networks.iter().map(attachment).collect(),
         links: BTreeMap::new(),
         hosts: BTreeMap::new(),
+        trusts_ad: false,
         hostname: String::new(),
         upstreams: Vec::new(),
         upstreams_from: Origin::Host,

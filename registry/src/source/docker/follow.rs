@@ -51,6 +51,8 @@ const SWARM_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration
 const DRAINING_PAUSE: Duration = Duration::from_millis(500);
 /// For how long after a sign a network's services are asked about first.
 const HOT: Duration = Duration::from_secs(60);
+/// How long who writes the host's files is left alone: many empty a file before they write it.
+const SETTLE: Duration = Duration::from_millis(100);
 /// How long a container that was told to end, and does not, counts as ending.
 const FAREWELL: Duration = Duration::from_secs(600);
 /// How long a node of a Swarm may be on its way into it before what it says is taken as it is, and
@@ -323,6 +325,8 @@ pub(crate) enum Sign {
     WatchEnded(NetworkId),
     /// The folder of network namespaces changed.
     Folder,
+    /// A file of the host that names DNS servers may have changed.
+    Files,
 }
 
 /// How many signs may wait; who sends one waits for room, and says the same thing once.

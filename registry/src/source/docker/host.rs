@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
+use crate::source::docker::host_files::HostFiles;
+
 /// The machine on which the engine runs.
 pub trait Host: Send + Sync + 'static {
     /// The cookie (`SO_NETNS_COOKIE`) of the network namespace at `path`. May block for well under
@@ -23,6 +25,18 @@ pub trait Host: Send + Sync + 'static {
 
     /// The cookie of the host's own network namespace: containers there are no sandboxes.
     fn host_cookie(&self) -> io::Result<u64>;
+
+    /// The number of the host's interface `name`; `None` where there is none. It tells which link the
+    /// name server `fe80::1%eth0` is on; without it such a server is not asked.
+    fn interface_index(&self, name: &str) -> Option<u32> {
+        let _ = name;
+        None
+    }
+
+    /// The files of the host that name DNS servers.
+    fn files(&self) -> HostFiles {
+        HostFiles::default()
+    }
 
     /// Sends into `nudge` whenever the neighbour table of the namespace at `path` changes. A full
     /// `nudge` already says so: never wait for room. Ends when the namespace is gone, or at once

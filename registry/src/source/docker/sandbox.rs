@@ -53,6 +53,7 @@ fn sandbox(view: &View, container: &Container, task: TaskId) -> Option<(u64, San
         networks,
         links: links(view, container),
         hosts: extra_hosts::hosts(view, container),
+        trusts_ad: upstream::trusts_ad(&container.dns, &view.servers),
         hostname: container.hostname.clone(),
         upstreams: upstream::upstreams(&container.dns, &view.servers, view.engine.version),
         upstreams_from: upstream::origin(&container.dns, &view.servers),

@@ -29,6 +29,7 @@ struct Inside {
     addresses: BTreeMap<PathBuf, Vec<IpAddr>>,
     tasks: BTreeMap<String, Vec<Ipv4Addr>>,
     watches: Vec<(PathBuf, mpsc::Sender<()>)>,
+    files: Option<HostFiles>,
 }
 
 impl Machine {
@@ -55,6 +56,10 @@ impl Host for Machine {
         Ok(1)
     }
 
+    fn files(&self) -> HostFiles {
+        self.with(|it| it.files.clone()).unwrap_or_default()
+    }
+
     fn watch_neighbours(
         &self,
         path: PathBuf,
@@ -77,9 +82,13 @@ struct Running {
 
 impl Running {
     fn on(engine: &Engine) -> Self {
+        Self::with(engine, Machine::default())
+    }
+
+    fn with(engine: &Engine, machine: Machine) -> Self {
         let (sender, world) = watch::channel(Arc::new(Snapshot::default()));
         let config = Config { endpoint: engine.endpoint(), poll_interval: Duration::from_secs(30) };
-        let (machine, mut source) = (Machine::default(), JoinSet::new());
+        let mut source = JoinSet::new();
         source.spawn(run(config, machine.clone(), sender, CancellationToken::new()));
         Self { world, machine, _source: source }
     }
@@ -307,4 +316,32 @@ async fn a_container_told_to_stop_drains_before_it_dies() {
     running.until("it drains", draining).await;
     engine.event("container", "die", &id, &json!({}));
     running.until("it is gone", |it| state(it, "proj-web-1").is_none()).await;
+}
+
+#[tokio::test]
+async fn a_resolv_conf_that_is_switched_is_followed_at_once() {
+    let engine = Engine::start("28.5-manager", "resolv-conf");
+    let folder = engine.folder.join("etc");
+    std::fs::create_dir_all(&folder).unwrap();
+    let at = |name: &str| folder.join(name);
+    std::fs::write(at("one"), "nameserver 192.0.2.1\n").unwrap();
+    std::fs::write(at("two"), "nameserver 192.0.2.2\noptions trust-ad\n").unwrap();
+    std::os::unix::fs::symlink("one", at("resolv.conf")).unwrap();
+    let files =
+        HostFiles { resolv_conf: at("resolv.conf"), resolved: at("none"), daemon: at("none") };
+    let machine = Machine::default();
+    machine.with(|it| it.files = Some(files));
+    let mut running = Running::with(&engine, machine);
+    let asks = |world: &Snapshot, server: &str, trusts_ad: bool| {
+        let server = server.parse().unwrap();
+        let mut sandboxes = world.sandboxes();
+        sandboxes.any(|it| it.trusts_ad == trusts_ad && it.upstreams[0].address == server)
+    };
+    running.until("the first is asked", |it| asks(it, "192.0.2.1:53", false)).await;
+    std::os::unix::fs::symlink("two", at("next")).unwrap();
+    std::fs::rename(at("next"), at("resolv.conf")).unwrap();
+    running.until("the second is asked", |it| asks(it, "192.0.2.2:53", true)).await;
+    // What the link leads to now is watched too.
+    std::fs::write(at("two"), "nameserver 192.0.2.3\n").unwrap();
+    running.until("the third is asked", |it| asks(it, "192.0.2.3:53", false)).await;
 }

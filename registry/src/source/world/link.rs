@@ -276,6 +276,7 @@ impl<'r> Linker<'r> {
             networks: networks.into_iter().map(&mut attachment).collect(),
             links: own_names(&raw.links),
             hosts: own_names(&raw.hosts),
+            trusts_ad: false,
             hostname: raw.hostname.clone().unwrap_or_else(|| raw.name.value.clone()),
             upstreams: raw.upstreams.clone(),
             upstreams_from: if raw.upstreams.is_empty() { Origin::Host } else { Origin::Sandbox },

@@ -14,13 +14,12 @@ use crate::source::docker::container::Container;
 use crate::source::docker::draining::Question;
 use crate::source::docker::engine::{Engine, EngineNetwork};
 use crate::source::docker::error::EngineError;
-use crate::source::docker::extra_hosts;
 use crate::source::docker::folder::Folder;
 use crate::source::docker::gossip::Gossip;
 use crate::source::docker::host::Host;
 use crate::source::docker::read::{Client, Containers, Place};
 use crate::source::docker::swarm::Swarm;
-use crate::source::docker::upstream::{self, HostServers};
+use crate::source::docker::upstream::HostServers;
 
 /// A job that ended.
 pub(super) struct Finished {
@@ -57,6 +56,8 @@ pub(super) enum Context {
     Known(BTreeSet<String>),
     /// The folder to list.
     Folder(PathBuf),
+    /// What the host's files said last.
+    Servers(HostServers),
     /// What to ask the engine's resolver.
     Questions(Vec<Question>),
 }
@@ -70,7 +71,11 @@ pub(super) async fn answer<H: Host>(
 ) -> Result<Answer, EngineError> {
     Ok(match (job, context) {
         (Job::Info, _) => Answer::Info(client.info().await?.0),
-        (Job::Host, _) => Answer::Host(host_servers().await, host_cookie(host).await),
+        (Job::Host, Context::Servers(last)) => {
+            let servers = host_servers(Arc::clone(&host), last).await;
+            Answer::Host(servers, host_cookie(host).await)
+        }
+        (Job::Host, _) => Answer::Host(HostServers::default(), host_cookie(host).await),
         (Job::Networks, _) => Answer::Networks(client.networks().await?),
         (Job::Containers, Context::Known(known)) => {
             Answer::Containers(client.containers(&host, &known).await?)
@@ -121,20 +126,11 @@ async fn list(path: PathBuf) -> Folder {
     Folder::new(of, names.await.unwrap_or_default())
 }
 
-/// What this host's files say of name servers; a file that cannot be read says nothing.
-async fn host_servers() -> HostServers {
-    let read = || {
-        let text = |path: &str| std::fs::read_to_string(path).ok();
-        let resolv_conf = text("/etc/resolv.conf").unwrap_or_default();
-        let resolved = text("/run/systemd/resolve/resolv.conf");
-        let daemon = text("/etc/docker/daemon.json").unwrap_or_default();
-        HostServers {
-            host: upstream::host_servers(&resolv_conf, resolved.as_deref()),
-            daemon: upstream::daemon_servers(&daemon),
-            gateways: extra_hosts::configured_gateways(&daemon),
-        }
-    };
-    blocking(read).await.unwrap_or_default()
+/// What this host's files say of name servers; what cannot be read now says what it said `last`.
+async fn host_servers<H: Host>(host: Arc<H>, last: HostServers) -> HostServers {
+    let kept = last.clone();
+    let read = move || host.files().read(last, |name| host.interface_index(name));
+    blocking(read).await.unwrap_or(kept)
 }
 
 async fn namespace<H: Host>(host: Arc<H>, path: PathBuf) -> Option<(u64, Vec<IpAddr>)> {

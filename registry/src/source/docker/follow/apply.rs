@@ -16,7 +16,7 @@ use crate::source::docker::error::EngineError;
 use crate::source::docker::folder::{self, Folder};
 use crate::source::docker::follow::answer::{self, Answer, Context, Finished};
 use crate::source::docker::follow::{
-    DRAINING_PAUSE, Follower, GATHER, HOT, PENDING, SWARM_PAUSES, Sign,
+    DRAINING_PAUSE, Follower, GATHER, HOT, PENDING, SETTLE, SWARM_PAUSES, Sign,
 };
 use crate::source::docker::gossip::Gossip;
 use crate::source::docker::host::Host;
@@ -55,8 +55,12 @@ impl<H: Host> Follower<'_, H> {
                 let hot: BTreeSet<NetworkId> = hot.map(|(id, _)| id.clone()).collect();
                 Context::Questions(draining::round(&self.view, &hot, &mut self.asked_last))
             }
+            Job::Host => {
+                // Before it is read, so that no change falls in between.
+                self.signs.watch_files(&self.host.files());
+                Context::Servers(self.view.servers.clone())
+            }
             Job::Info
-            | Job::Host
             | Job::Networks
             | Job::Container(_)
             | Job::Place(..)
@@ -403,6 +407,7 @@ impl<H: Host> Follower<'_, H> {
         match sign {
             Sign::Neighbours(network) => self.sign(network, now),
             Sign::Folder => self.want(Job::Folder, now),
+            Sign::Files => self.want(Job::Host, now + SETTLE),
             Sign::WatchEnded(network) => {
                 let pause = self.signs.ended(network);
                 self.want(Job::Folder, now + pause);

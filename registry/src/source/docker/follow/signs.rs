@@ -1,5 +1,5 @@
-//! Listens to the kernel for signs of change: neighbours of overlay networks, and the engine's
-//! folder of network namespaces.
+//! Listens to the kernel for signs of change: neighbours of overlay networks, the engine's folder
+//! of network namespaces, and the host's files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::id::NetworkId;
 use crate::source::docker::follow::{SIGNS, Sign, SignSender};
 use crate::source::docker::host::Host;
+use crate::source::docker::host_files::HostFiles;
 
 /// All watches. They end with it.
 pub(super) struct Signs {
@@ -20,6 +21,7 @@ pub(super) struct Signs {
     tasks: JoinSet<()>,
     overlays: BTreeMap<NetworkId, Watch>,
     folder: Option<(PathBuf, RecommendedWatcher)>,
+    files: Option<RecommendedWatcher>,
 }
 
 struct Watch {
@@ -38,6 +40,7 @@ impl Signs {
             tasks: JoinSet::new(),
             overlays: BTreeMap::new(),
             folder: None,
+            files: None,
         }
     }
 
@@ -73,6 +76,17 @@ impl Signs {
             let handle = self.watch_overlay(host, network.clone(), path.clone());
             self.overlays.insert(network, Watch { path, handle, ends });
         }
+    }
+
+    /// Watches the host's files, anew each time: links lead elsewhere, folders come and go.
+    pub(super) fn watch_files(&mut self, files: &HostFiles) {
+        let signs = self.sender.clone();
+        // A full queue: the files are read again at the latest with the next poll.
+        let changed = move || drop(signs.try_send(Sign::Files));
+        self.files = files
+            .watch(changed)
+            .inspect_err(|error| tracing::debug!(%error, "the host's files are polled"))
+            .ok();
     }
 
     /// A watch ended by itself: how long to wait before looking whether its namespace is still

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use bollard::models::{
@@ -83,7 +83,7 @@ fn recorded(name: &str) -> View {
         folder,
         host_cookie: Some(0),
         servers: HostServers {
-            host: vec![IpAddr::from([192, 0, 2, 53])],
+            host: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
             ..HostServers::default()
         },
         ..View::default()

@@ -273,13 +273,14 @@ fn question(octets: &[u8], header: &Header) -> Option<(Query, Option<Opt>)> {
 }
 
 /// The one OPT record among what follows the question. An error: a record is cut short, there are
-/// two OPT records, or one that is not the root's (RFC 6891 section 6.1.1).
+/// two OPT records, or one that is not the root's or not additional (RFC 6891 section 6.1.1).
 fn opt(octets: &[u8], mut at: usize, header: &Header) -> Result<Option<Opt>, Malformed> {
     let mut found = None;
-    for _ in 0..header.records() {
+    let before_additionals = usize::from(header.answers) + usize::from(header.authorities);
+    for count in 0..header.records() {
         let record = RawRecord::read(octets, at).ok_or(Malformed)?;
         if record.kind == Kind::OPT {
-            if found.is_some() || !record.of_root {
+            if found.is_some() || !record.of_root || count < before_additionals {
                 return Err(Malformed);
             }
             let [_, version, flags, _] = record.ttl.to_be_bytes();

@@ -108,6 +108,10 @@ fn edns_is_read_once_from_the_root_and_in_version_0() {
     assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: false }));
     refused(&with(&[OPT, OPT].concat(), 2), Rcode::FORMERR);
     refused(&with(b"\x01a\0\0\x29\x04\xd0\0\0\0\0\0\0", 1), Rcode::FORMERR);
+    for (answers, authorities) in [(1, 0), (0, 1)] {
+        let header = [1, 0, 0, 1, 0, answers, 0, authorities, 0, 0];
+        refused(&message(header, OPT), Rcode::FORMERR);
+    }
     let version_1 = with(b"\0\0\x29\x04\xd0\0\x01\0\0\0\0", 1);
     refused(&version_1, Rcode::BADVERS);
     let Inbound::Refused(_, reply) = read(&version_1) else { panic!() };

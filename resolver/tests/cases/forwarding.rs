@@ -307,7 +307,6 @@ fn case_50_signatures_are_handed_on_unchanged() {
 }
 
 #[test]
-#[ignore = "AD is handed on from whatever server as yet"]
 fn case_50_ad_of_a_server_that_nobody_called_trusted_is_not_handed_on() {
     let vouching = Upstream::answering(|query| {
         let mut reply = addresses(query, &[FOREIGN]);

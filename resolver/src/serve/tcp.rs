@@ -3,7 +3,10 @@
 //! Invariants
 //! - *bounded*: so many connections, so many questions of one in flight, so long without either;
 //! - *no mix*: only the connection's own task writes to it, one whole answer after another;
-//! - *what was asked is answered*: a client that closed its side still gets its answers.
+//! - *what was asked is answered*: a client that closed its side still gets its answers;
+//! - *idle ones block nobody*: where all seats are taken, the longest idle goes ([`seats`]).
+
+mod seats;
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +15,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -21,14 +23,13 @@ use crate::chance::Even;
 use crate::metrics::Metrics;
 use crate::respond::Step;
 use crate::wire::Transport;
+use seats::{Seat, Seats};
 
 /// Accepts connections to `listener`, until dropped.
 pub(super) async fn serve(desk: &Arc<Desk>, listener: TcpListener) {
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut seats = Seats::default();
     let mut connections = JoinSet::new();
     loop {
-        // No seat, no accept: who comes later waits in the kernel's queue.
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let accepted = loop {
             tokio::select! {
                 accepted = listener.accept() => break accepted,
@@ -38,18 +39,36 @@ pub(super) async fn serve(desk: &Arc<Desk>, listener: TcpListener) {
         match accepted {
             Ok((stream, _)) => {
                 Metrics::count(&desk.metrics().connections);
+                // Who comes later waits in the kernel's queue.
+                make_room(&mut seats, &mut connections).await;
+                let seat = seats.take(Instant::now());
                 let desk = Arc::clone(desk);
                 connections.spawn(async move {
-                    if let Err(error) = Connection::new(desk, stream).serve().await {
+                    let serving = Connection::new(desk, stream, Arc::clone(&seat)).serve();
+                    let served = tokio::select! {
+                        served = serving => served,
+                        () = seat.dismissed() => Ok(()),
+                    };
+                    if let Err(error) = served {
                         tracing::debug!(%error, "DNS connection ended early");
                     }
-                    drop(seat);
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a DNS connection; trying again");
                 sleep(AFTER_ERROR).await;
             }
+        }
+    }
+}
+
+/// Waits for a free seat, having asked whoever needs his least to leave.
+async fn make_room(seats: &mut Seats, connections: &mut JoinSet<()>) {
+    while connections.len() >= MAX_CONNECTIONS {
+        let somebody_leaves = seats.dismiss();
+        tokio::select! {
+            Some(done) = connections.join_next() => report(done),
+            () = seats.somebody_idle(), if !somebody_leaves => {}
         }
     }
 }
@@ -75,12 +94,13 @@ struct Connection {
     write: OwnedWriteHalf,
     received: Vec<u8>,
     asked: JoinSet<Vec<u8>>,
+    seat: Arc<Seat>,
 }
 
 impl Connection {
-    fn new(desk: Arc<Desk>, stream: TcpStream) -> Self {
+    fn new(desk: Arc<Desk>, stream: TcpStream, seat: Arc<Seat>) -> Self {
         let (read, write) = stream.into_split();
-        Self { desk, read, write, received: Vec::new(), asked: JoinSet::new() }
+        Self { desk, read, write, received: Vec::new(), asked: JoinSet::new(), seat }
     }
 
     async fn serve(mut self) -> io::Result<()> {
@@ -90,6 +110,9 @@ impl Connection {
         let mut moved = Instant::now();
         while open || !self.asked.is_empty() {
             let room = self.received.len() < BUFFER && self.asked.len() < MAX_PIPELINED;
+            if self.asked.is_empty() {
+                self.seat.idle(moved);
+            }
             tokio::select! {
                 read = self.read.read_buf(&mut self.received), if open && room => {
                     let came = read?;
@@ -115,6 +138,7 @@ impl Connection {
 
     /// Takes whole messages from what was received; `false`: the client is talking nonsense.
     async fn messages(&mut self, order: &mut Even) -> io::Result<bool> {
+        self.seat.busy();
         let mut taken = 0;
         let mut sense = true;
         while sense && self.asked.len() < MAX_PIPELINED {
@@ -167,7 +191,8 @@ mod tests {
         let desk = Arc::new(Desk::Host { view, metrics: Arc::default() });
         let began = Instant::now();
         let serving = async {
-            Connection::new(desk, stream).serve().await.unwrap();
+            let seat = Seats::default().take(began);
+            Connection::new(desk, stream, seat).serve().await.unwrap();
             began.elapsed()
         };
         let dripping = async {

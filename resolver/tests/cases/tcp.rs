@@ -119,7 +119,6 @@ fn case_40_a_thousand_idle_connections_block_no_datagram_and_no_other_sandbox() 
 }
 
 #[test]
-#[ignore = "who comes when all seats are taken waits for an idle one to time out"]
 fn case_40_a_thousand_idle_connections_block_no_other_connection_of_their_sandbox() {
     let world = World::new();
     let idle: Vec<_> = (0..1000).map(|_| Stream::connecting(&world.sandbox)).collect();

@@ -6,8 +6,15 @@
 //!   nobody who asks from another place or other servers.
 
 pub(crate) mod cache;
+mod exchange;
+mod health;
+mod limits;
+mod private;
+mod race;
 pub(crate) mod rebinding;
 mod server;
+mod suffix;
+mod tls;
 
 use std::collections::BTreeMap;
 

@@ -30,13 +30,15 @@ use crate::compile::SANDBOX_ADDRESS;
 use crate::diff::{Change, diff};
 use crate::engine::Engine;
 use crate::fast::Seat;
-use crate::forward::Place;
 use crate::holder::{Answering, Hold, Holder, HolderProgram};
 use crate::host::HostSockets;
 use crate::metrics::Metrics;
 use crate::plan::{HostView, Plan, View};
 use crate::serve::{Desk, MAX_OUTSIDE, SandboxDesk, Server, ServerError, Serving, Sockets};
 use crate::takeover::{Ports, Takeover};
+use crate::upstream::UpstreamConfig;
+use crate::upstream::exchange::Place;
+use crate::upstream::realm::{Policy, Realm};
 
 /// The thread that holds all sandboxes. It ends, and gives everything back, when dropped.
 #[derive(Debug)]
@@ -65,6 +67,7 @@ impl Keeper {
         host: Option<HostSockets>,
         holder: Option<HolderProgram>,
         metrics: &Arc<Metrics>,
+        upstream: &UpstreamConfig,
     ) -> Result<Self, KeeperError> {
         let (orders, queue) = mpsc::channel(1); // the consumer waits for each order
         let server = Server::start()?;
@@ -82,6 +85,7 @@ impl Keeper {
             host,
             holder: Holder::start(holder),
             metrics: Arc::clone(metrics),
+            policy: Arc::new(Policy::new(upstream)),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             last_pulse: [0; 2],
@@ -120,6 +124,8 @@ struct Room {
     server: Server,
     door: Door,
     metrics: Arc<Metrics>,
+    /// What the operator wants of questions to upstream servers.
+    policy: Arc<Policy>,
     /// Whose sandboxes these are, with the views that they have.
     views: BTreeMap<SandboxId, Arc<View>>,
     last_pulse: [u64; 2],
@@ -243,6 +249,7 @@ impl Room {
         let place = Place { netns: view.netns.clone(), cookie: view.cookie };
         let desk = Arc::new(Desk::Sandbox(SandboxDesk {
             seat: ArcSwap::from_pointee(Seat::counted(Arc::clone(view), &self.metrics)),
+            realm: Realm::new(&self.policy, self.door.clone(), place.clone()),
             engine: Engine::new(place, own.udp),
             door: self.door.clone(),
             outside: Arc::new(Semaphore::new(MAX_OUTSIDE)),
@@ -401,6 +408,7 @@ mod tests {
             host: None,
             holder: Holder::start(None),
             metrics: Arc::default(),
+            policy: Arc::new(Policy::new(&UpstreamConfig::default())),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             last_pulse: [u64::MAX; 2], // whatever the pulse is, it differs

@@ -110,7 +110,8 @@ impl Resolver {
         if self.keeper.is_none() {
             let host = self.host.as_ref().map(HostSockets::try_clone).transpose();
             let host = host.map_err(|error| format!("cannot use the host's sockets: {error}"))?;
-            let started = Keeper::start(host, self.holder.clone(), &self.metrics);
+            let started =
+                Keeper::start(host, self.holder.clone(), &self.metrics, &self.config.upstream);
             let started = started.map_err(|error| error.to_string())?;
             self.keeper = Some(started);
         }

@@ -12,7 +12,6 @@ pub mod diff;
 mod engine;
 pub mod explain;
 pub mod fast;
-mod forward;
 pub mod fuzz;
 mod holder;
 mod host;

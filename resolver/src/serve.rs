@@ -29,10 +29,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::answer::Reason;
 use crate::engine::{self, Engine};
 use crate::fast::Seat;
-use crate::forward::forward;
 use crate::metrics::{Metrics, Source};
 use crate::plan::{HostView, Outside};
 use crate::respond::{Step, Whom, respond_counted, respond_host};
+use crate::upstream::realm::Realm;
 use crate::wire::{self, Query, Rcode, Recursion, Transport};
 use errand::Errand;
 
@@ -111,6 +111,7 @@ impl Serving {
 
 /// Who answers at some sockets, and with what.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each sandbox, behind an Arc")]
 pub(crate) enum Desk {
     /// Inside a sandbox.
     Sandbox(SandboxDesk),
@@ -132,6 +133,8 @@ pub(crate) struct SandboxDesk {
     pub(crate) engine: Engine,
     /// How sockets are made there.
     pub(crate) door: Door,
+    /// Its way to upstream servers.
+    pub(crate) realm: Realm,
     /// Questions that may be asked outside at once.
     pub(crate) outside: Arc<Semaphore>,
     /// Where is counted.
@@ -181,26 +184,23 @@ impl Desk {
             return wire::refusal(query, Rcode::REFUSED, Reason::Plain, Recursion::Offered);
         };
         let view = Arc::clone(&desk.seat.load().view);
-        let reply = match (whom, &view.outside) {
+        let refused = |reason| {
+            let code = Rcode::SERVFAIL;
+            (wire::refusal(query, code, reason, Recursion::Offered), Source::Refused)
+        };
+        let (reply, source) = match (whom, &view.outside) {
             (Whom::Engine, _) => {
-                engine::ask(&desk.door, &desk.engine, &view, query, transport).await
+                let reply = engine::ask(&desk.door, &desk.engine, &view, query, transport).await;
+                (reply, Source::Engine)
             }
             (Whom::Upstream, Outside::Servers(servers)) => {
-                forward(&desk.door, &desk.engine.place, servers, query, transport).await
+                desk.realm.resolve(servers, &view.subnets, query, transport).await
             }
             // The view changed between the question and here.
-            (Whom::Upstream, Outside::Internal) => {
-                wire::refusal(query, Rcode::SERVFAIL, Reason::Internal, Recursion::Offered)
-            }
-            (Whom::Upstream, Outside::NoServers) => {
-                wire::refusal(query, Rcode::SERVFAIL, Reason::NoServers, Recursion::Offered)
-            }
+            (Whom::Upstream, Outside::Internal) => refused(Reason::Internal),
+            (Whom::Upstream, Outside::NoServers) => refused(Reason::NoServers),
         };
         if let Some(header) = wire::Header::read(&reply) {
-            let source = match whom {
-                Whom::Engine => Source::Engine,
-                Whom::Upstream => Source::Upstream,
-            };
             desk.metrics.answered(source, header.rcode());
         }
         reply

@@ -6,15 +6,14 @@
 //!   nobody who asks from another place or other servers.
 
 pub(crate) mod cache;
-mod exchange;
+pub(crate) mod exchange;
 mod health;
-mod limits;
 mod private;
 mod race;
+pub(crate) mod realm;
 pub(crate) mod rebinding;
 mod server;
 mod suffix;
-mod tls;
 
 use std::collections::BTreeMap;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 use registry::document::{Document, Table, Value};
 use registry::nearest::nearest;
-use resolver::Server;
 use resolver::name::Name;
+use resolver::{Server, ServerProtocol};
 use router::config::{Limits, Timeouts, UnknownHost};
 
 use super::keys::{self, CLUSTER};
@@ -132,10 +132,21 @@ fn server(value: &Value<'_>) -> Option<Server> {
             "is portolan's own address in every container".to_owned()
         }
         Ok(server) if server.address.ip().is_unspecified() => "is no server's address".to_owned(),
+        Ok(Server { protocol: ServerProtocol::Tls(_), .. }) => {
+            // Better no server than one that is asked in clear.
+            value.wrong(
+                format!(
+                    "`{}` is asked over TLS, which this version cannot do",
+                    registry::note::shown(&text)
+                ),
+                "name a server that is asked in plain DNS",
+            );
+            return None;
+        }
         Ok(server) => return Some(server),
         Err(error) => error.to_string(),
     };
-    let remedy = "write e.g. `10.0.0.53`, `10.0.0.53:5353` or `tls://1.2.3.4#dns.example`";
+    let remedy = "write e.g. `10.0.0.53` or `10.0.0.53:5353`";
     value.wrong(format!("`{}` {refused}", registry::note::shown(&text)), remedy);
     None
 }

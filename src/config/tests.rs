@@ -66,7 +66,7 @@ const EVERYTHING: &str = r#"
         ttl = "1s"
         vip_ttl = "0s"
         forward_single_label = true
-        upstreams = ["10.0.0.53", "[fd00::53]:5353", "tls://9.9.9.9#dns.quad9.net"]
+        upstreams = ["10.0.0.53", "[fd00::53]:5353"]
         cache_bytes = 1000000
         rebinding_filter = true
         rebinding_allow = ["Corp.Example."]
@@ -118,9 +118,7 @@ fn everything_can_be_set() {
             forward_single_label: true,
             host_listen: None,
             upstream: resolver::UpstreamConfig {
-                servers: ["10.0.0.53:53", "[fd00::53]:5353", "tls://9.9.9.9:853#dns.quad9.net"]
-                    .map(|it| it.parse().unwrap())
-                    .to_vec(),
+                servers: ["10.0.0.53:53", "[fd00::53]:5353"].map(|it| it.parse().unwrap()).to_vec(),
                 suffixes: [("corp.example".to_owned(), vec!["10.1.1.1:53".parse().unwrap()])]
                     .into(),
                 cache_bytes: 1_000_000,
@@ -251,6 +249,7 @@ fn servers_that_cannot_be_asked_are_refused_with_what_to_write() {
         ("upstreams = [\"0.0.0.0\"]", "`0.0.0.0` is no server's address"),
         ("upstreams = [\"1.2.3.4#x\"]", "`1.2.3.4#x` has a name for a certificate, but does not"),
         ("upstreams = [\"1.2.3.4:0\"]", "`1.2.3.4:0` has port 0, where nobody listens"),
+        ("upstreams = [\"tls://9.9.9.9\"]", "`tls://9.9.9.9` is asked over TLS, which"),
         ("upstreams = \"1.2.3.4\"", "is a string and should be a list"),
         ("upstreams = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]", "has 4 servers"),
         ("suffixes = { \"a..b\" = [\"1.2.3.4\"] }", "is not a domain; write `corp"),

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use super::ENGINE_UDP;
 use super::ports::ports_in;
 use crate::compile::SANDBOX_ADDRESS;
-use crate::forward::{Place, ask_udp};
 use crate::name::Name;
+use crate::upstream::exchange::{Place, ask_udp};
 use crate::wire::{Class, Edns, Kind, Query, Rcode};
 
 /// Asks the engine's resolver in any sandbox.

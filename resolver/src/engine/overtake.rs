@@ -20,8 +20,8 @@ use registry::model::Upstream;
 use tokio::time::sleep;
 
 use super::ENGINE_UDP;
-use crate::forward::{AskError, Place, ask_udp};
 use crate::name::Name;
+use crate::upstream::exchange::{AskError, Place, ask_udp};
 use crate::wire::reply::Reply;
 use crate::wire::{Edns, Kind, Query, Rcode};
 

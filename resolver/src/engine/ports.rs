@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use crate::compile::SANDBOX_ADDRESS;
-use crate::forward::Place;
+use crate::upstream::exchange::Place;
 
 /// The ports of one sandbox, as found last: usually one, the engine's.
 #[derive(Debug, Default)]

@@ -55,9 +55,6 @@ pub(crate) enum AskError {
     /// A reply over TCP that is none to our question.
     #[error("the server answered another question")]
     Mismatch,
-    /// No connection that can be trusted.
-    #[error("{0}")]
-    Tls(String),
 }
 
 impl Dialer {
@@ -66,14 +63,6 @@ impl Dialer {
         match dial {
             Dial::Host => Self::Host,
             Dial::Sandbox => Self::Sandbox(door.clone(), place.clone()),
-        }
-    }
-
-    /// The sandbox that it dials from; `None`: the host.
-    pub(crate) fn place(&self) -> Option<&Place> {
-        match self {
-            Self::Host => None,
-            Self::Sandbox(_, place) => Some(place),
         }
     }
 
@@ -140,12 +129,13 @@ pub(crate) async fn udp(
                         let first = next == RESEND.first().copied();
                         return Ok((reply, first.then(|| begun.elapsed())));
                     }
-                    Ok(None) => {} // not the reply to this: it is as if it had not come
-                    // Nobody listens there; other errors of ICMP can be anybody's invention.
+                    // Nobody listens there.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                         return Err(error.into());
                     }
-                    Err(_) => {}
+                    // Not the reply to this: as if it had not come. Other errors of ICMP can be
+                    // anybody's invention.
+                    Ok(None) | Err(_) => {}
                 }
             }
             () = due => {
@@ -197,7 +187,7 @@ fn receive(socket: &UdpSocket, query: &Query, id: u16) -> io::Result<Option<Repl
 }
 
 /// A datagram that got no answer so long is sent again: above any round trip that is worth having.
-const RESEND: [Duration; 2] = [Duration::from_millis(1000), Duration::from_millis(2500)];
+const RESEND: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(2500)];
 /// Beyond every deadline.
 const NEVER: Duration = Duration::from_secs(60);
 /// What we take in one datagram from servers, who were told less.

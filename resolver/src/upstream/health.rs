@@ -31,7 +31,7 @@ pub(crate) struct Health {
 
 /// How a server is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub enum State {
+pub(crate) enum State {
     /// It has not been asked yet.
     Unknown,
     /// It answers.
@@ -123,21 +123,6 @@ impl Health {
     pub(crate) fn patience(&self) -> Duration {
         self.srtt.map_or(MAX_PATIENCE, |it| (it * 2).clamp(MIN_PATIENCE, MAX_PATIENCE))
     }
-
-    /// Its smoothed round-trip time.
-    pub(crate) fn srtt(&self) -> Option<Duration> {
-        self.srtt
-    }
-
-    /// Failures in a row.
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    /// When it is asked again in the background, with the next question that comes.
-    pub(crate) fn probe_at(&self) -> Option<Instant> {
-        self.probe_at
-    }
 }
 
 /// Below this, waiting costs less than asking twice.
@@ -174,7 +159,7 @@ mod tests {
         assert_eq!((health.state(), health.rank()), (State::Down, (2, 0)));
         health.answered(Some(ms(3)), begun + ms(1));
         assert_eq!((health.state(), health.rank()), (State::Up, (0, 0)));
-        assert_eq!(health.probe_at(), None);
+        assert_eq!(health.probe_at, None);
     }
 
     #[test]
@@ -209,7 +194,7 @@ mod tests {
         for _ in 0..100 {
             health.failed(asked, asked + ms(1500));
         }
-        assert_eq!((health.failures(), health.state()), (1, State::Failing));
+        assert_eq!((health.failures, health.state()), (1, State::Failing));
     }
 
     #[test]

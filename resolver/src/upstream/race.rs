@@ -61,11 +61,6 @@ impl Race {
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         now >= self.deadline || self.failed == self.order.len()
     }
-
-    /// When the question is given up.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
-    }
 }
 
 /// The first part of the [`Rank`] of servers that are set aside.

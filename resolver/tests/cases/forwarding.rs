@@ -189,7 +189,6 @@ fn case_43_a_server_without_edns_is_asked_again_without_it() {
 }
 
 #[test]
-#[ignore = "each question waits for the first server as yet"]
 fn case_43_a_dead_first_server_costs_one_short_wait_and_then_nothing() {
     let (dead, good) = (Upstream::silent(), Upstream::knowing(FOREIGN));
     let mut world = World::new();

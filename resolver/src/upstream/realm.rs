@@ -304,9 +304,12 @@ fn kept(
     let (entry, source) = match cache.look_up(&folded.key(&asked), now) {
         Found::Missing => return None,
         // Who meets a popular name near its end asks for it; all others are told meanwhile.
-        Found::Fresh { prefetch: true, .. } if need == Need::Fresh => return None,
+        Found::Fresh { prefetch: true, .. } | Found::Stale { ask: true, .. }
+            if need == Need::Fresh =>
+        {
+            return None;
+        }
         Found::Fresh { entry, .. } => (entry, Source::Cache),
-        Found::Stale { ask: true, .. } if need == Need::Fresh => return None,
         Found::Stale { entry, .. } => (entry, Source::Stale),
     };
     if entry.is_failure() && need == Need::Any {

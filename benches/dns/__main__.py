@@ -1,6 +1,6 @@
 """Measures portolan's DNS next to other servers, in one run, rounds interleaved.
 
-    sudo python3 benches/dns PORTOLAN [table|cache|flood|change|many|order]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
+    sudo python3 benches/dns PORTOLAN [table|cache|flood|change|many|order|where]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
 
 table   CPU per answer of each server: 1,000 names, asked from inside the server's own namespace by one dnsperf with
         100 questions in flight; echoes as yardsticks. ENGINE=0 leaves Docker's own (which needs tests/lab) out
@@ -10,6 +10,7 @@ flood   latency of local names at 10,000 q/s: alone, while another namespace flo
 change  from a world file's new name to the first changed answer, and what of it follows the new snapshot
 many    500 sandboxes: memory, and the time that setting one up takes
 order   what the rules in a sandbox's table cost an answer, in front of an echo
+where   system calls and CPU samples of a busy resolver (needs strace and perf)
 
 PORTOLAN is a release build; `cargo build --release -p kernel --example echo` makes the echoes. benches/README.md says
 how to read the figures.

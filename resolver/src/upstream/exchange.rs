@@ -16,7 +16,7 @@ use std::time::Duration;
 use kernel::door::Door;
 use kernel::socket::SocketError;
 use registry::model::{Dial, Upstream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until};
 
@@ -122,8 +122,11 @@ pub(crate) async fn udp(
     loop {
         let due = sleep_until(begun + next.unwrap_or(NEVER));
         tokio::select! {
-            ready = socket.readable() => {
-                ready?;
+            // A port where nobody listens makes the socket ready for an error, and for nothing else.
+            ready = socket.ready(Interest::READABLE | Interest::ERROR) => {
+                if ready?.is_error() && refused(&socket)? {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+                }
                 match receive(&socket, query, id) {
                     Ok(Some(reply)) => {
                         let first = next == RESEND.first().copied();
@@ -173,6 +176,19 @@ pub(crate) fn framed(query: &Query, id: u16, edns: Option<Edns>) -> Vec<u8> {
 pub(crate) fn query_id() -> io::Result<u16> {
     let [high, low, ..] = chance::unpredictable()?.to_be_bytes();
     Ok(u16::from_be_bytes([high, low]))
+}
+
+/// Whether the kernel was told that nobody listens there. Other errors of ICMP can be anybody's
+/// invention, and are forgotten.
+fn refused(socket: &UdpSocket) -> io::Result<bool> {
+    let told = socket.try_io(Interest::ERROR, || {
+        socket.take_error()?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    });
+    match told {
+        Ok(error) => Ok(error.kind() == io::ErrorKind::ConnectionRefused),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn receive(socket: &UdpSocket, query: &Query, id: u16) -> io::Result<Option<Reply>> {

@@ -168,7 +168,6 @@ fn case_43_a_server_that_says_it_cannot_is_passed_over_at_once() {
 }
 
 #[test]
-#[ignore = "readiness for reading alone does not see that a port is closed"]
 fn case_43_a_port_where_nobody_listens_is_passed_over_at_once() {
     let mut closed = Upstream::silent();
     closed.address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

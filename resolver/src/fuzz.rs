@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::name::Name;
-use crate::upstream::cache::{Budget, Cache, Folded, Found, Trust};
+use crate::upstream::cache::{Budget, Cache, Folded, Found, Renewal, Trust};
 use crate::upstream::rebinding::Filter;
 use crate::wire::reply::asked::Asked;
 use crate::wire::reply::chain::Chain;
@@ -71,7 +71,7 @@ fn tell(cache: &mut Cache, query: &Query, now: Instant, prefetches: &mut usize) 
             let asked = Asked { edns, ..Asked::of(query, transport) };
             let asked = Asked { limit: Asked::limit(edns, transport), ..asked };
             let folded = Folded::new(asked.name);
-            let entry = match cache.look_up(&folded.key(&asked), now) {
+            let entry = match cache.look_up(&folded.key(&asked), Renewal::Claimed, now) {
                 Found::Missing => continue,
                 Found::Fresh { entry, prefetch } => {
                     *prefetches += usize::from(prefetch);
@@ -94,7 +94,7 @@ fn tell(cache: &mut Cache, query: &Query, now: Instant, prefetches: &mut usize) 
 fn query_failed(cache: &mut Cache, query: &Query, now: Instant) -> bool {
     let asked = Asked::of(query, Transport::Tcp);
     let folded = Folded::new(asked.name);
-    match cache.look_up(&folded.key(&asked), now) {
+    match cache.look_up(&folded.key(&asked), Renewal::Claimed, now) {
         Found::Fresh { entry, .. } | Found::Stale { entry, .. } => entry.is_failure(),
         Found::Missing => true,
     }

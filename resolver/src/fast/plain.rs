@@ -4,9 +4,10 @@
 //! - *strict*: whatever is malformed, or merely unusual, is no plain question;
 //! - *once*: the name is walked once, and its lower-case form is made on the way.
 
+use crate::wire::reply::asked::Asked;
 use crate::wire::{
     CHECKING_DISABLED_FLAG, Class, Edns, HEADER, Kind, OPCODE_MASK, RECURSION_DESIRED_FLAG,
-    REPLY_FLAG, be16,
+    REPLY_FLAG, Transport, be16,
 };
 
 /// Longest name on the wire without the root's octet (RFC 1035 section 2.3.4).
@@ -110,6 +111,13 @@ impl<'a> Plain<'a> {
         label_at(self.name(), self.last_at)
     }
 
+    /// As the cache of what others said wants it.
+    pub(crate) fn asked(&self) -> Option<Asked<'_>> {
+        let (name, _kind_and_class) = self.question.split_last_chunk::<4>()?;
+        let (id, flags, kind, edns) = (self.id, self.flags, self.kind, self.edns);
+        Some(Asked { id, flags, name, kind, class: Class::IN, edns, limit: self.limit() })
+    }
+
     /// Ways to read it as a name on a network, the shortest network first: `a.b` on `c`, `a` on
     /// `b.c`.
     pub(crate) fn splits(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -125,8 +133,7 @@ impl<'a> Plain<'a> {
 
     /// Octets that a reply may have, over UDP.
     pub(crate) fn limit(&self) -> usize {
-        let size = self.edns.map_or(crate::wire::encode::PLAIN_UDP, |it| it.size);
-        usize::from(size.clamp(crate::wire::encode::PLAIN_UDP, crate::wire::encode::OUR_UDP))
+        Asked::limit(self.edns, Transport::Udp)
     }
 
     /// The bits of the question's header that its answer repeats (RD, and CD: RFC 4035).

@@ -55,7 +55,8 @@ pub(crate) enum Found<'a> {
     Fresh {
         /// What is told.
         entry: &'a Entry,
-        /// True once: it is asked for often and near its end, and should be asked for anew.
+        /// It is asked for often and near its end, and should be asked for anew. True until
+        /// somebody has claimed that.
         prefetch: bool,
     },
     /// It held until up to a day ago: told where all servers fail.
@@ -65,6 +66,15 @@ pub(crate) enum Found<'a> {
         /// False: they failed a moment ago and need not be asked again yet.
         ask: bool,
     },
+}
+
+/// Who looks something up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Renewal {
+    /// One who asks anew where he is told that somebody should.
+    Claimed,
+    /// One who only tells, and leaves that to others.
+    Left,
 }
 
 /// Whether the servers' word that they checked signatures is passed on (`options trust-ad` of
@@ -98,7 +108,7 @@ impl Cache {
     }
 
     /// What is kept for `key`.
-    pub(crate) fn look_up(&mut self, key: &Key<'_>, now: Instant) -> Found<'_> {
+    pub(crate) fn look_up(&mut self, key: &Key<'_>, renewal: Renewal, now: Instant) -> Found<'_> {
         let Some(place) = self.place(key, self.hash_of(key)) else { return Found::Missing };
         if self.entries.get(place).is_some_and(|it| it.is_over(now)) {
             self.remove(place);
@@ -106,7 +116,7 @@ impl Cache {
         }
         let Some(entry) = self.entries.visit(place) else { return Found::Missing };
         if entry.is_fresh(now) {
-            let prefetch = entry.hit(now);
+            let prefetch = entry.hit(renewal, now);
             Found::Fresh { entry, prefetch }
         } else {
             let ask = !entry.was_rechecked(now);

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::UpstreamConfig;
-use super::cache::{Budget, Cache, Folded, Found};
+use super::cache::{Budget, Cache, Folded, Found, Renewal};
 use super::exchange::{AskError, Dialer, Place, tcp, udp};
 use super::health::Health;
 use super::private::is_private;
@@ -137,6 +137,21 @@ impl Realm {
         }
         let reason = Reason::Unreachable;
         (encode::refusal(query, Rcode::SERVFAIL, reason, Recursion::Offered), Source::Refused)
+    }
+
+    /// Writes what is kept for `asked` into `out`, where that may be told and nobody needs to be
+    /// asked: its length and code. Takes one lock and allocates nothing.
+    pub(crate) fn recall(
+        &self,
+        servers: &[Server],
+        asked: &Asked<'_>,
+        out: &mut [u8],
+    ) -> Option<Told> {
+        let mut said = locked(&self.said);
+        if said.servers != servers {
+            return None;
+        }
+        told(&mut said.cache, asked, Need::Settled, out)
     }
 
     /// Forgets what other servers than `servers` said.
@@ -278,10 +293,23 @@ impl Realm {
 /// What may be told of what is kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Need {
-    /// Only what nobody should be asked about now.
+    /// Only what nobody should be asked about now; another may be about to ask.
+    Settled,
+    /// The same, by one who asks otherwise.
     Fresh,
     /// Whatever there is.
     Any,
+}
+
+/// What was told of what is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Told {
+    /// Octets of the reply.
+    pub(crate) length: usize,
+    /// Its response code.
+    pub(crate) code: Rcode,
+    /// Whether it still holds.
+    pub(crate) source: Source,
 }
 
 /// Background questions of one sandbox at once: one for each server, and some to spare.
@@ -299,13 +327,22 @@ fn kept(
     need: Need,
 ) -> Option<(Vec<u8>, Source)> {
     let asked = Asked::of(query, transport);
+    let mut out = vec![0; asked.limit];
+    let Told { length, source, .. } = told(cache, &asked, need, &mut out)?;
+    out.truncate(length);
+    Some((out, source))
+}
+
+/// The same for who `asked`, written into `out`.
+fn told(cache: &mut Cache, asked: &Asked<'_>, need: Need, out: &mut [u8]) -> Option<Told> {
     let folded = Folded::new(asked.name);
     let now = Instant::now().into_std();
-    let (entry, source) = match cache.look_up(&folded.key(&asked), now) {
+    let renewal = if need == Need::Fresh { Renewal::Claimed } else { Renewal::Left };
+    let (entry, source) = match cache.look_up(&folded.key(asked), renewal, now) {
         Found::Missing => return None,
         // Who meets a popular name near its end asks for it; all others are told meanwhile.
         Found::Fresh { prefetch: true, .. } | Found::Stale { ask: true, .. }
-            if need == Need::Fresh =>
+            if need != Need::Any =>
         {
             return None;
         }
@@ -315,10 +352,8 @@ fn kept(
     if entry.is_failure() && need == Need::Any {
         return None; // that they fail is known already
     }
-    let mut out = vec![0; asked.limit];
-    let length = entry.write(&asked, now, &mut out)?;
-    out.truncate(length);
-    Some((out, source))
+    let length = entry.write(asked, now, out)?;
+    Some(Told { length, code: entry.code(), source })
 }
 
 async fn ask(

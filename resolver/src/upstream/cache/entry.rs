@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Renewal;
 use super::admission::Kept;
 use crate::wire::reply::asked::{Asked, Said};
 use crate::wire::{Kind, Rcode};
@@ -205,14 +206,14 @@ impl Entry {
         self.marks &= !RENEWING;
     }
 
-    /// Counts somebody who asked; true once: it is asked for often and near its end, so somebody
-    /// should ask anew before it is over.
-    pub(super) fn hit(&mut self, now: Instant) -> bool {
+    /// Counts somebody who asked; true until it is claimed: it is asked for often and near its end,
+    /// so somebody should ask anew before it is over.
+    pub(super) fn hit(&mut self, renewal: Renewal, now: Instant) -> bool {
         self.hits = self.hits.saturating_add(1);
         let left = self.lifetime.saturating_sub(self.age(now));
         let near = left <= (self.lifetime / 10).max(1);
         let renew = near && self.hits >= HOT && self.marks & RENEWING == 0 && !self.is_failure();
-        if renew {
+        if renew && renewal == Renewal::Claimed {
             self.marks |= RENEWING;
         }
         renew

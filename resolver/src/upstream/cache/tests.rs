@@ -37,7 +37,7 @@ fn asked(query: &Query) -> Asked<'_> {
 fn told(cache: &mut Cache, query: &Query, now: Instant) -> Option<(Message, bool)> {
     let asked = asked(query);
     let folded = Folded::new(asked.name);
-    let (entry, stale) = match cache.look_up(&folded.key(&asked), now) {
+    let (entry, stale) = match cache.look_up(&folded.key(&asked), Renewal::Claimed, now) {
         Found::Missing => return None,
         Found::Fresh { entry, .. } => (entry, false),
         Found::Stale { entry, .. } => (entry, true),
@@ -185,7 +185,7 @@ fn raw(cache: &mut Cache, query: &Query, now: Instant) -> Vec<u8> {
     let asked = asked(query);
     let folded = Folded::new(asked.name);
     let (Found::Fresh { entry, .. } | Found::Stale { entry, .. }) =
-        cache.look_up(&folded.key(&asked), now)
+        cache.look_up(&folded.key(&asked), Renewal::Claimed, now)
     else {
         panic!("nothing is kept");
     };
@@ -205,7 +205,7 @@ fn a_failure_never_drives_out_an_answer_and_is_not_repeated_at_once() {
     let asks = |cache: &mut Cache, now| {
         let asked = asked(&query);
         let folded = Folded::new(asked.name);
-        match cache.look_up(&folded.key(&asked), now) {
+        match cache.look_up(&folded.key(&asked), Renewal::Claimed, now) {
             Found::Stale { ask, .. } => ask,
             other @ (Found::Missing | Found::Fresh { .. }) => panic!("{other:?}"),
         }
@@ -260,12 +260,13 @@ fn what_a_living_server_says_replaces_what_was_kept_even_if_it_may_not_be_kept()
 fn hot_names_are_to_be_asked_for_anew_once_near_their_end() {
     let (mut cache, start) = (cache(), now());
     let query = keep(&mut cache, "www.example", 100, start);
-    let prefetch = |cache: &mut Cache, after| {
+    let told = |cache: &mut Cache, renewal, after| {
         let asked = asked(&query);
         let folded = Folded::new(asked.name);
-        let found = cache.look_up(&folded.key(&asked), start + seconds(after));
+        let found = cache.look_up(&folded.key(&asked), renewal, start + seconds(after));
         matches!(found, Found::Fresh { prefetch: true, .. })
     };
+    let prefetch = |cache: &mut Cache, after| told(cache, Renewal::Claimed, after);
     let at: Vec<_> =
         [0, 10, 50, 89, 90, 91, 99].into_iter().filter(|it| prefetch(&mut cache, *it)).collect();
     assert_eq!(at, [90]);
@@ -273,6 +274,12 @@ fn hot_names_are_to_be_asked_for_anew_once_near_their_end() {
     keep(&mut cache, "www.example", 100, start);
     let cold: Vec<_> = [95, 96, 97].into_iter().filter(|it| prefetch(&mut cache, *it)).collect();
     assert_eq!(cold, [97], "the third who asks makes it hot");
+    cache.clear();
+    keep(&mut cache, "www.example", 100, start);
+    let left: Vec<_> =
+        [95, 96, 97, 98].into_iter().filter(|it| told(&mut cache, Renewal::Left, *it)).collect();
+    assert_eq!(left, [97, 98], "who does not claim it leaves it to the next");
+    assert!(prefetch(&mut cache, 98) && !prefetch(&mut cache, 98));
     cache.fail(&query, start + seconds(98));
     assert!(prefetch(&mut cache, 98), "asking anew has failed: somebody may try again");
 }

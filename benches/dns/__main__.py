@@ -1,6 +1,6 @@
 """Measures portolan's DNS next to other servers, in one run, rounds interleaved.
 
-    sudo python3 benches/dns PORTOLAN [table|cache|flood|change|many|order|where]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
+    sudo python3 benches/dns PORTOLAN [table|cache|flood|change|many|restarts|order|where]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
 
 table   CPU per answer of each server: 1,000 names, asked from inside the server's own namespace by one dnsperf with
         100 questions in flight; echoes as yardsticks. ENGINE=0 leaves Docker's own (which needs tests/lab) out
@@ -8,6 +8,8 @@ cache   CPU per answer for names from a cached upstream, next to local ones
 flood   latency of local names at 10,000 q/s: alone, while another namespace floods somebody else with 100,000 q/s
         of unknown names, and while another sandbox floods portolan, whose upstream there is dead
 change  from a world file's new name to the first changed answer, and what of it follows the new snapshot
+restarts  kill -9 and a new start, 50 times (KILLS=50), under 5,000 q/s of a client that retries as glibc does: names that
+        nobody answered. ENGINE=0: a dnsmasq stands where the engine's resolver would
 many    500 sandboxes: memory, and the time that setting one up takes
 order   what the rules in a sandbox's table cost an answer, in front of an echo
 where   system calls and CPU samples of a busy resolver (needs strace and perf)
@@ -17,7 +19,7 @@ how to read the figures.
 """
 import os, pathlib, shutil, statistics, sys, tempfile
 
-import load, parts, peers
+import load, parts, peers, restarts
 from places import until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -41,7 +43,7 @@ def main():
     try:
         for name in what:
             print(f"\n== {name}", flush=True)
-            getattr(parts, name)(run)
+            (restarts.restarts if name == "restarts" else getattr(parts, name))(run)
             run.end()
     finally:
         run.end()

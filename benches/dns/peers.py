@@ -100,12 +100,12 @@ zone:
     return peer.start("knotd", "-c", conf)
 
 
-def dnsmasq(folder):
+def dnsmasq(folder, ttl=5):
     peer = Peer("dnsmasq", folder)
     peer.version = version("dnsmasq", "--version")
     hosts = peer.file("hosts", "".join(f"{address(n)} {it}\n" for n, it in enumerate(names())))
     return peer.start("dnsmasq", "-k", "-C", "/dev/null", "-a", "127.0.0.11", "-z", "-R", "-h", "-H", hosts, "-u", "root",
-                      "-x", "", "--local-ttl=5")
+                      "-x", "", f"--local-ttl={ttl}")
 
 
 def unbound(folder):

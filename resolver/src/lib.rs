@@ -33,4 +33,6 @@ pub use host::HostSockets;
 pub use metrics::{ByCode, Counts, Latencies, NetworkCounts, Source};
 pub use plan::{Config, Plan, VipTable};
 pub use takeover::cleanup;
-pub use upstream::{BadServer, Protocol as ServerProtocol, Server, UpstreamConfig};
+pub use upstream::{
+    Authorities, BadAuthorities, BadServer, Protocol as ServerProtocol, Server, UpstreamConfig,
+};

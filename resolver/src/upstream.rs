@@ -14,10 +14,13 @@ pub(crate) mod realm;
 pub(crate) mod rebinding;
 mod server;
 mod suffix;
+pub(crate) mod tls;
+mod way;
 
 use std::collections::BTreeMap;
 
 pub use server::{BadServer, Protocol, Server};
+pub use tls::{Authorities, BadAuthorities};
 
 /// Who is asked, and what is kept.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,6 +31,8 @@ pub struct UpstreamConfig {
     /// Servers for names below a suffix, by its normal form ([`crate::name::key`]); asked from the
     /// host for every sandbox that may ask outside (`dns.suffixes`).
     pub suffixes: BTreeMap<String, Vec<Server>>,
+    /// Who may vouch for servers that are asked over TLS (`dns.tls_ca`).
+    pub authorities: Authorities,
     /// Octets that all answers kept may take together; 0: none is kept (`dns.cache_bytes`).
     pub cache_bytes: usize,
     /// Whether answers with private addresses for public names are refused
@@ -42,6 +47,7 @@ impl Default for UpstreamConfig {
         Self {
             servers: Vec::new(),
             suffixes: BTreeMap::new(),
+            authorities: Authorities::default(),
             cache_bytes: 16 << 20,
             rebinding_filter: false,
             rebinding_allow: Vec::new(),

@@ -121,6 +121,7 @@ fn everything_can_be_set() {
                 servers: ["10.0.0.53:53", "[fd00::53]:5353"].map(|it| it.parse().unwrap()).to_vec(),
                 suffixes: [("corp.example".to_owned(), vec!["10.1.1.1:53".parse().unwrap()])]
                     .into(),
+                authorities: resolver::Authorities::System,
                 cache_bytes: 1_000_000,
                 rebinding_filter: true,
                 rebinding_allow: vec!["corp.example".to_owned()],

@@ -1,4 +1,4 @@
-//! One question and one server, in plain DNS.
+//! One question and one server, in plain DNS; and what over TLS is the same.
 //!
 //! Invariants
 //! - *from the right place*: a server is dialled from the namespace that was meant, and nothing
@@ -11,6 +11,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::door::Door;
@@ -20,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until};
 
+use super::tls::Trouble;
 use crate::chance;
 use crate::wire::encode;
 use crate::wire::reply::{self, Reply};
@@ -55,6 +57,9 @@ pub(crate) enum AskError {
     /// A reply over TCP that is none to our question.
     #[error("the server answered another question")]
     Mismatch,
+    /// No reply over TLS.
+    #[error(transparent)]
+    Tls(#[from] Arc<Trouble>),
 }
 
 impl Dialer {
@@ -84,7 +89,11 @@ impl Dialer {
     /// A connection to `server`.
     pub(crate) async fn tcp(&self, server: SocketAddr) -> Result<TcpStream, AskError> {
         Ok(match self {
-            Self::Host => TcpStream::connect(server).await?,
+            Self::Host => {
+                let stream = TcpStream::connect(server).await?;
+                stream.set_nodelay(true)?; // a second question does not wait for an acknowledgement
+                stream
+            }
             Self::Sandbox(door, Place { netns, cookie }) => {
                 let socket = door.tcp_socket(Some(netns.clone()), *cookie, server).await?;
                 TcpSocket::from_std_stream(socket).connect(server).await?
@@ -167,9 +176,17 @@ pub(crate) async fn tcp(
 
 /// A question as it goes over a stream (RFC 1035 section 4.2.2).
 pub(crate) fn framed(query: &Query, id: u16, edns: Option<Edns>) -> Vec<u8> {
-    let question = encode::query(query, id, edns);
-    let length = u16::try_from(question.len()).unwrap_or(u16::MAX); // a name and 27 octets
-    [&length.to_be_bytes(), question.as_slice()].concat()
+    with_length(&encode::query(query, id, edns))
+}
+
+/// The same as it goes over an encrypted stream: of one of few lengths.
+pub(crate) fn framed_padded(query: &Query, id: u16, edns: Option<Edns>) -> Vec<u8> {
+    with_length(&encode::padded_query(query, id, edns))
+}
+
+fn with_length(question: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(question.len()).unwrap_or(u16::MAX); // 384 octets at most
+    [&length.to_be_bytes(), question].concat()
 }
 
 /// An id that nobody can guess.

@@ -20,21 +20,23 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::UpstreamConfig;
 use super::cache::{Budget, Cache, Folded, Found, Renewal};
-use super::exchange::{AskError, Dialer, Place, tcp, udp};
+use super::exchange::{AskError, Dialer, Place};
 use super::health::Health;
 use super::private::is_private;
 use super::race::{BUDGET, Race};
 use super::rebinding::Filter;
 use super::server::Server;
 use super::suffix::longest;
+use super::tls::Lines;
+use super::way::Way;
 use crate::answer::{Answer, Reason};
 use crate::metrics::Source;
 use crate::name::Name;
-use crate::wire::encode::{self, OUR_UDP};
+use crate::wire::encode;
 use crate::wire::reply::Reply;
 use crate::wire::reply::asked::Asked;
 use crate::wire::reply::chain::Chain;
-use crate::wire::{Edns, Query, Rcode, Recursion, Transport};
+use crate::wire::{Query, Rcode, Recursion, Transport};
 
 /// What the operator wants of all sandboxes' questions.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub(crate) struct Policy {
     suffixes: Vec<(String, Vec<Server>)>,
     filter: Option<Filter>,
     budget: Arc<Budget>,
+    lines: Lines,
 }
 
 /// A sandbox's way outside.
@@ -75,7 +78,8 @@ impl Policy {
         let names = config.rebinding_allow.iter().chain(config.suffixes.keys());
         let allowed: Vec<Name> = names.filter_map(|it| Name::from_text(it).ok()).collect();
         let filter = config.rebinding_filter.then(|| Filter::new(&allowed));
-        Self { suffixes, filter, budget: Arc::new(Budget::new(config.cache_bytes)) }
+        let budget = Arc::new(Budget::new(config.cache_bytes));
+        Self { suffixes, filter, budget, lines: Lines::new(config) }
     }
 }
 
@@ -266,10 +270,11 @@ impl Realm {
         query: &Query,
     ) -> impl Future<Output = Option<Reply>> + Send + 'static {
         let dialer = Dialer::new(server.dial, &self.door, &self.place);
+        let way = Way::to(server, dialer, &self.policy.lines);
         let (health, query, address) = (Arc::clone(&self.health), query.clone(), server.address);
         async move {
             let begun = Instant::now();
-            let asking = ask(&health, &dialer, address, &query);
+            let asking = ask(&health, &way, address, &query);
             match timeout(BUDGET, asking).await {
                 Ok(Ok((reply, rtt))) => {
                     health.of(address, |it| it.answered(rtt, Instant::now()));
@@ -316,8 +321,6 @@ pub(crate) struct Told {
 const MAX_LINGERING: usize = 8;
 /// How long a name that only private servers could know is kept as unknown, in seconds.
 const NOWHERE: u32 = 60;
-/// What does not fit a datagram comes over TCP within this.
-const WHOLE: Duration = Duration::from_secs(2);
 
 /// What `cache` keeps for `query`; nothing where it should be asked for again.
 fn kept(
@@ -358,25 +361,23 @@ fn told(cache: &mut Cache, asked: &Asked<'_>, need: Need, out: &mut [u8]) -> Opt
 
 async fn ask(
     health: &Healths,
-    dialer: &Dialer,
+    way: &Way,
     server: SocketAddr,
     query: &Query,
 ) -> Result<(Reply, Option<Duration>), AskError> {
     let reads_edns = health.of(server, |it| it.edns(Instant::now()));
-    let mut edns = query.edns.filter(|_| reads_edns).map(|it| Edns { size: OUR_UDP, ..it });
-    let (mut reply, mut rtt) = udp(dialer, server, query, edns).await?;
+    let mut edns = way.edns(query.edns).filter(|_| reads_edns);
+    let (mut reply, mut rtt) = way.ask(query, edns).await?;
     if reply.code == Rcode::FORMERR && edns.is_some() {
         // A server from before EDNS (RFC 6891 section 7).
         edns = None;
-        (reply, rtt) = udp(dialer, server, query, None).await?;
+        (reply, rtt) = way.ask(query, None).await?;
         if reply.code != Rcode::FORMERR {
             health.of(server, |it| it.reads_no_edns(Instant::now()));
         }
     }
-    if reply.truncated
-        && let Ok(whole) = timeout(WHOLE, tcp(dialer, server, query, edns)).await
-    {
-        reply = whole?;
+    if reply.truncated {
+        reply = way.whole(reply, query, edns).await?;
     }
     if reply.chain(query) == Chain::Malformed {
         return Err(AskError::Mismatch);

@@ -115,12 +115,41 @@ pub(crate) fn query(query: &Query, id: u16, edns: Option<super::Edns>) -> Vec<u8
     octets
 }
 
+/// The same, padded where it has EDNS, so that whoever sees its length on an encrypted stream does not
+/// see that of the name (RFC 8467 section 4.1).
+pub(crate) fn padded_query(query: &Query, id: u16, edns: Option<super::Edns>) -> Vec<u8> {
+    let mut octets = self::query(query, id, edns);
+    if edns.is_none() {
+        return octets;
+    }
+    let bare = octets.len() + OPTION_HEAD;
+    let padding = bare.next_multiple_of(PADDED_TO) - bare;
+    let length = u16::try_from(padding).unwrap_or(0); // less than PADDED_TO
+    // The option is the only one of the OPT record, which is the last.
+    let option_octets = octets.len() - 2;
+    let total = (length + 4).to_be_bytes();
+    for (place, octet) in octets.iter_mut().skip(option_octets).zip(total) {
+        *place = octet;
+    }
+    for field in [PADDING, length] {
+        octets.extend_from_slice(&field.to_be_bytes());
+    }
+    octets.resize(bare + padding, 0);
+    octets
+}
+
 /// The size of datagrams that we take and send: fits every link unfragmented (DNS flag day 2020).
 pub(crate) const OUR_UDP: u16 = 1232;
 /// Without EDNS (RFC 1035 section 4.2.1).
 pub(crate) const PLAIN_UDP: u16 = 512;
 /// An OPT record without options.
 const BARE_OPT: usize = 11;
+/// Octets of an option's code and length.
+const OPTION_HEAD: usize = 4;
+/// EDNS padding (RFC 7830 section 3).
+const PADDING: u16 = 12;
+/// A query's length is a multiple of this (RFC 8467 section 4.1).
+const PADDED_TO: usize = 128;
 /// Points to the question's name, the first after the header.
 pub(crate) const POINTER_TO_QUESTION: u16 = 0xc00c;
 /// SOA's timers as empty zones have them (RFC 6303 section 3); nobody transfers these zones.

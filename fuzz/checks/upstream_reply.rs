@@ -7,6 +7,7 @@ use std::time::Instant;
 /// Fails where `octets` show that something does not hold.
 pub(crate) fn check(octets: &[u8]) {
     resolver::fuzz::upstream_reply(octets, *BEGUN);
+    resolver::fuzz::upstream_stream(octets, *BEGUN);
 }
 
 /// One moment for all, so that the same octets are the same case.

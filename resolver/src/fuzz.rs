@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::name::Name;
 use crate::upstream::cache::{Budget, Cache, Folded, Found, Renewal, Trust};
 use crate::upstream::rebinding::Filter;
+use crate::upstream::tls::line::first_message;
 use crate::wire::reply::asked::Asked;
 use crate::wire::reply::chain::Chain;
 use crate::wire::reply::matching;
@@ -59,6 +60,22 @@ pub fn upstream_reply(octets: &[u8], now: Instant) -> usize {
     cache.clear();
     assert_eq!(budget.held(), 0, "octets that nobody holds");
     written
+}
+
+/// Takes `octets` as what an upstream server sent on a stream by `now`, and each message in them as
+/// [`upstream_reply`] does; gives how many octets of it are whole messages.
+///
+/// # Panics
+///
+/// As [`upstream_reply`] does.
+pub fn upstream_stream(octets: &[u8], now: Instant) -> usize {
+    let mut rest = octets;
+    while let Some((message, behind)) = first_message(rest) {
+        assert_eq!(message.len() + 2, rest.len() - behind.len(), "octets lost or taken twice");
+        upstream_reply(message, now);
+        rest = behind;
+    }
+    octets.len() - rest.len()
 }
 
 /// Octets that the cache may hold.

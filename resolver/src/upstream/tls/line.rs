@@ -231,12 +231,9 @@ impl Connection {
 
     /// Hands out the whole messages among what was received.
     fn replies(&mut self) {
-        let mut taken = 0;
-        while let Some(rest) = self.received.get(taken..)
-            && let Some(length) = be16(rest, 0).map(usize::from)
-            && let Some(message) = rest.get(2..2 + length)
-        {
-            taken += 2 + length;
+        let mut rest = self.received.as_slice();
+        while let Some((message, behind)) = first_message(rest) {
+            rest = behind;
             let Some(id) = be16(message, 0) else { continue };
             let Some(ask) = self.waiting.get(&id) else { continue };
             if let Some(reply) = reply::matching(message, &ask.query, id)
@@ -246,8 +243,16 @@ impl Connection {
                 drop(ask.reply.send(Ok(reply))); // who asked may have an answer from elsewhere
             }
         }
-        self.received.drain(..taken.min(self.received.len()));
+        let taken = self.received.len() - rest.len();
+        self.received.drain(..taken);
     }
+}
+
+/// The first message of a stream (RFC 1035 section 4.2.2), and what stands behind it; `None`: it is
+/// not whole yet.
+pub(crate) fn first_message(stream: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = usize::from(be16(stream, 0)?);
+    stream.get(2..)?.split_at_checked(length)
 }
 
 /// A server may close a connection as often as it likes, but each question it is asked thrice at

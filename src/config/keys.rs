@@ -69,8 +69,20 @@ const TABLE: &[Key] = &[
     key("dns", "ttl", "\"5s\"", "TTL of task sets and single tasks, whole seconds"),
     key("dns", "vip_ttl", "\"30s\"", "TTL of VIPs, whole seconds"),
     key("dns", "forward_single_label", "false", "ask upstream for unknown names without a dot"),
-    key("dns", "upstreams", "[]", "asked in place of the host's resolv.conf: `IP`, `IP:PORT`"),
+    key(
+        "dns",
+        "upstreams",
+        "[]",
+        "asked in place of the host's resolv.conf: `IP`, `IP:PORT`, over TLS `tls://IP#NAME`, whose \
+         certificate must be for NAME (without `#NAME`: for the address)",
+    ),
     key("dns", "suffixes", "{}", "servers for names below a suffix, `\"corp.example\" = [..]`"),
+    key(
+        "dns",
+        "tls_ca",
+        "",
+        "a PEM file: who vouches for servers over TLS, in place of this machine's authorities",
+    ),
     key("dns", "cache_bytes", "16777216", "memory for answers from outside; 0 for none"),
     key(
         "dns",

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use registry::document::{Document, Table, Value};
 use registry::nearest::nearest;
 use resolver::name::Name;
-use resolver::{Server, ServerProtocol};
+use resolver::{Authorities, Server};
 use router::config::{Limits, Timeouts, UnknownHost};
 
 use super::keys::{self, CLUSTER};
@@ -109,6 +109,7 @@ fn upstream(table: &Table<'_>, config: &mut resolver::UpstreamConfig) {
             }
         }
     }
+    set(&mut config.authorities, table.get("tls_ca", authorities));
     set(&mut config.cache_bytes, table.get("cache_bytes", |it| count(it, 0..=MAX_CACHE)));
     set(&mut config.rebinding_filter, table.get("rebinding_filter", Value::boolean));
     set(&mut config.rebinding_allow, table.get("rebinding_allow", |it| it.list(suffix)));
@@ -132,23 +133,30 @@ fn server(value: &Value<'_>) -> Option<Server> {
             "is portolan's own address in every container".to_owned()
         }
         Ok(server) if server.address.ip().is_unspecified() => "is no server's address".to_owned(),
-        Ok(Server { protocol: ServerProtocol::Tls(_), .. }) => {
-            // Better no server than one that is asked in clear.
-            value.wrong(
-                format!(
-                    "`{}` is asked over TLS, which this version cannot do",
-                    registry::note::shown(&text)
-                ),
-                "name a server that is asked in plain DNS",
-            );
-            return None;
-        }
         Ok(server) => return Some(server),
         Err(error) => error.to_string(),
     };
-    let remedy = "write e.g. `10.0.0.53` or `10.0.0.53:5353`";
+    let remedy = if text.trim().starts_with("tls:") {
+        "write e.g. `tls://10.0.0.53#dns.example` or `tls://[fd00::53]:8853#dns.example`"
+    } else {
+        "write e.g. `10.0.0.53` or `10.0.0.53:5353`"
+    };
     value.wrong(format!("`{}` {refused}", registry::note::shown(&text)), remedy);
     None
+}
+
+/// The certificates in a file, which is read now: a wrong one is told before anything starts.
+fn authorities(value: &Value<'_>) -> Option<Authorities> {
+    let path = path(value)?;
+    match Authorities::read(&path) {
+        Ok(authorities) => Some(authorities),
+        Err(error) => {
+            let shown = registry::note::shown(&path.display().to_string());
+            let remedy = "name a PEM file with the certificates of authorities";
+            value.wrong(format!("`{shown}` {error}"), remedy);
+            None
+        }
+    }
 }
 
 /// A domain, in the form in which names are compared.

@@ -250,7 +250,17 @@ fn servers_that_cannot_be_asked_are_refused_with_what_to_write() {
         ("upstreams = [\"0.0.0.0\"]", "`0.0.0.0` is no server's address"),
         ("upstreams = [\"1.2.3.4#x\"]", "`1.2.3.4#x` has a name for a certificate, but does not"),
         ("upstreams = [\"1.2.3.4:0\"]", "`1.2.3.4:0` has port 0, where nobody listens"),
-        ("upstreams = [\"tls://9.9.9.9\"]", "`tls://9.9.9.9` is asked over TLS, which"),
+        ("upstreams = [\"tls://dns.example\"]", "`tls://dns.example` is not the address of a name"),
+        (
+            "upstreams = [\"tls:1.2.3.4\"]",
+            "`tls:1.2.3.4` is not the address of a name server; write",
+        ),
+        ("upstreams = [\"tls://1.2.3.4#\"]", "`tls://1.2.3.4#` has behind `#` what cannot be a"),
+        ("upstreams = [\"tls://1.2.3.4:0#a\"]", "`tls://1.2.3.4:0#a` has port 0, where nobody"),
+        ("upstreams = [\"tls://fd00::53:\"]", "`tls://fd00::53:` is not the address of a name"),
+        ("tls_ca = \"/nowhere/ca.pem\"", "`/nowhere/ca.pem` cannot be read: No such file"),
+        ("tls_ca = \"/dev/null\"", "`/dev/null` holds no certificate; name a PEM file"),
+        ("tls_ca = 1", "is a number and should be a string"),
         ("upstreams = \"1.2.3.4\"", "is a string and should be a list"),
         ("upstreams = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]", "has 4 servers"),
         ("suffixes = { \"a..b\" = [\"1.2.3.4\"] }", "is not a domain; write `corp"),
@@ -261,6 +271,19 @@ fn servers_that_cannot_be_asked_are_refused_with_what_to_write() {
         let (_, text) = said.split_once("`: ").unwrap();
         assert!(said.starts_with("c:2: `dns.") && text.starts_with(told), "{said}");
     }
+}
+
+#[test]
+fn servers_over_tls_are_named_with_what_their_certificate_is_for() {
+    let text =
+        r#"upstreams = ["tls://9.9.9.9#dns.quad9.net", "tls://[fd00::53]:8853", "tls://::1"]"#;
+    let config = parsed(&format!("[dns]\n{text}\n")).resolver.upstream;
+    let shown: Vec<_> = config.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        ["tls://9.9.9.9:853#dns.quad9.net", "tls://[fd00::53]:8853", "tls://[::1]:853"]
+    );
+    assert_eq!(config.authorities, resolver::Authorities::System);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each of its users takes its part")]
 
 pub(crate) mod crowd;
+pub(crate) mod tls;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -16,8 +16,9 @@ use crate::apply::Keeper;
 use crate::compile::compile;
 use crate::holder::HolderProgram;
 use crate::host::HostSockets;
-use crate::metrics::{Counts, Metrics};
+use crate::metrics::{Counts, Metrics, Source};
 use crate::plan::{Config, Plan, VipTable};
+use crate::upstream::register::{CacheFigures, Flushed, Register, UpstreamState};
 
 /// Answers names in every sandbox and on the host.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct Resolver {
     vips: watch::Receiver<Arc<VipTable>>,
     host: Option<HostSockets>,
     holder: Option<HolderProgram>,
-    metrics: Arc<Metrics>,
+    meter: Meter,
     /// `None`: not started yet, or its thread has ended.
     keeper: Option<Keeper>,
     last: Plan,
@@ -51,14 +52,39 @@ pub enum StartError {
     Sockets(#[source] io::Error),
 }
 
-/// What the counters stand at, for whoever asks while the resolver runs.
+/// What the counters stand at, and what is known outside, for whoever asks while the resolver runs.
 #[derive(Clone, Debug, Default)]
-pub struct Meter(Arc<Metrics>);
+pub struct Meter {
+    metrics: Arc<Metrics>,
+    upstreams: Arc<Register>,
+}
 
 impl Meter {
     /// The counters now.
     pub fn counts(&self) -> Counts {
-        self.0.counts()
+        self.metrics.counts()
+    }
+
+    /// How the servers outside are, in order of their addresses; a bounded number of them. Those
+    /// that no sandbox has asked yet are not there.
+    pub fn states(&self) -> Vec<UpstreamState> {
+        self.upstreams.states()
+    }
+
+    /// What is kept of what servers outside said.
+    pub fn cache(&self) -> CacheFigures {
+        let hits = [Source::Cache, Source::Stale].map(|it| self.metrics.given_by(it)).iter().sum();
+        CacheFigures { hits, ..self.upstreams.cache() }
+    }
+
+    /// Forgets all that is kept of what servers outside said. How they are stays known.
+    pub fn flush(&self) -> Flushed {
+        self.upstreams.flush()
+    }
+
+    /// Questions that servers outside are being asked now.
+    pub fn in_flight(&self) -> usize {
+        self.upstreams.in_flight()
     }
 }
 
@@ -79,9 +105,8 @@ impl Resolver {
             ),
             (None, None) => None,
         };
-        let metrics = Arc::new(Metrics::default());
-        let last = Plan::default();
-        Ok(Self { config, vips, host, holder: None, metrics, keeper: None, last })
+        let (meter, last) = (Meter::default(), Plan::default());
+        Ok(Self { config, vips, host, holder: None, meter, keeper: None, last })
     }
 
     /// Has `program` give all sandboxes back when this process dies; see [`crate::hold`].
@@ -93,12 +118,12 @@ impl Resolver {
     /// Counts on `meter`, which outlives it.
     #[must_use]
     pub fn counting_on(self, meter: &Meter) -> Self {
-        Self { metrics: Arc::clone(&meter.0), ..self }
+        Self { meter: meter.clone(), ..self }
     }
 
     /// A handle on the counters that outlives the move into the consumer's loop.
     pub fn meter(&self) -> Meter {
-        Meter(Arc::clone(&self.metrics))
+        self.meter.clone()
     }
 
     /// Where operators ask, if anywhere.
@@ -110,8 +135,12 @@ impl Resolver {
         if self.keeper.is_none() {
             let host = self.host.as_ref().map(HostSockets::try_clone).transpose();
             let host = host.map_err(|error| format!("cannot use the host's sockets: {error}"))?;
-            let started =
-                Keeper::start(host, self.holder.clone(), &self.metrics, &self.config.upstream);
+            let started = Keeper::start(
+                host,
+                self.holder.clone(),
+                &self.meter.metrics,
+                &self.config.upstream,
+            );
             let started = started.map_err(|error| error.to_string())?;
             self.keeper = Some(started);
         }

@@ -36,3 +36,4 @@ pub use takeover::cleanup;
 pub use upstream::{
     Authorities, BadAuthorities, BadServer, Protocol as ServerProtocol, Server, UpstreamConfig,
 };
+pub use upstream::{CacheFigures, Flushed, Standing, UpstreamState};

@@ -151,6 +151,12 @@ impl Metrics {
         }
     }
 
+    /// Replies that `source` gave.
+    pub(crate) fn given_by(&self, source: Source) -> u64 {
+        let codes = self.queries.get(source as usize);
+        codes.map_or(0, |it| it.now().map(|(_, count)| count).sum())
+    }
+
     /// `answers` replies took `elapsed` each, from the query's arrival to the reply's leaving. A
     /// batch is counted by what it took as a whole: each of its replies left at its end.
     pub(crate) fn took(&self, elapsed: Duration, answers: u64) {

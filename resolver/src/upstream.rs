@@ -12,6 +12,7 @@ mod private;
 mod race;
 pub(crate) mod realm;
 pub(crate) mod rebinding;
+pub(crate) mod register;
 mod server;
 mod suffix;
 pub(crate) mod tls;
@@ -19,6 +20,7 @@ mod way;
 
 use std::collections::BTreeMap;
 
+pub use register::{CacheFigures, Flushed, Standing, UpstreamState};
 pub use server::{BadServer, Protocol, Server};
 pub use tls::{Authorities, BadAuthorities};
 

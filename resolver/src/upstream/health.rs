@@ -31,7 +31,7 @@ pub(crate) struct Health {
 
 /// How a server is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub(crate) enum State {
+pub enum State {
     /// It has not been asked yet.
     Unknown,
     /// It answers.

@@ -25,8 +25,9 @@ pub trait Consumer: Send {
     type Plan: Send + Sync;
 
     /// What this snapshot asks for. Total: a bad service becomes a note, never an error. `&mut`
-    /// is for state that is part of the decision (address leases); no I/O happens here.
-    fn compile(&mut self, snapshot: &Snapshot) -> (Self::Plan, Notes);
+    /// is for state that is part of the decision (address leases) and for what is kept of the last
+    /// snapshot so that little is worked out anew; no I/O happens here.
+    fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (Self::Plan, Notes);
 
     /// Makes `plan` true, changing only what differs from what is. Tries everything, lists what
     /// failed.
@@ -197,7 +198,7 @@ mod tests {
         const NAME: &'static str = "recorder";
         type Plan = u64;
 
-        fn compile(&mut self, snapshot: &Snapshot) -> (u64, Notes) {
+        fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (u64, Notes) {
             self.compiled.send_modify(|it| it.push(snapshot.generation()));
             (snapshot.generation(), Notes::default())
         }

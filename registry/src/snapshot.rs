@@ -3,7 +3,11 @@
 //! Invariants, kept by [`Snapshot::build`]
 //! - *closed*: every id inside names something inside; what pointed nowhere was dropped with a note;
 //! - *ordered*: the same draft gives an equal snapshot, in whatever order its parts came;
-//! - *numbered*: a consumer that saw generation N never needs one below it.
+//! - *numbered*: a consumer that saw generation N never needs one below it;
+//! - *shared*: what is as it was is the same piece of memory as in the snapshot before, so that
+//!   comparing the two costs a pointer for each thing ([`changes`]).
+
+pub mod changes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,11 +40,11 @@ pub struct Draft {
 pub struct Snapshot {
     generation: u64,
     stale: Option<String>,
-    networks: BTreeMap<NetworkId, Network>,
-    services: BTreeMap<ServiceId, Service>,
-    tasks: BTreeMap<TaskId, Task>,
-    sandboxes: BTreeMap<SandboxId, Sandbox>,
-    nodes: BTreeMap<NodeId, Node>,
+    networks: BTreeMap<NetworkId, Arc<Network>>,
+    services: BTreeMap<ServiceId, Arc<Service>>,
+    tasks: BTreeMap<TaskId, Arc<Task>>,
+    sandboxes: BTreeMap<SandboxId, Arc<Sandbox>>,
+    nodes: BTreeMap<NodeId, Arc<Node>>,
     this_node: Option<NodeId>,
     notes: Notes,
     tasks_of: BTreeMap<ServiceId, BTreeSet<TaskId>>,
@@ -51,21 +55,31 @@ pub struct Snapshot {
 impl Snapshot {
     /// Checks `draft` against itself, drops what points nowhere with a note, and indexes the rest.
     pub fn build(draft: Draft, generation: u64) -> Self {
+        Self { generation, ..Self::default().followed_by(draft) }
+    }
+
+    /// The snapshot of `draft` that comes after this one: what [`Snapshot::build`] makes with the
+    /// next number, sharing what is equal in both.
+    #[must_use]
+    pub fn followed_by(&self, draft: Draft) -> Self {
         let Draft { networks, services, tasks, sandboxes, nodes, this_node, notes } = draft;
+        let generation = self.generation.saturating_add(1);
         let mut built = Self { generation, this_node, notes, ..Self::default() };
         for network in sorted(networks, |it| it.id.clone()) {
-            built.networks.entry(network.id.clone()).or_insert(network);
+            let id = network.id.clone();
+            built.networks.entry(id).or_insert_with_key(|id| shared(&self.networks, id, network));
         }
         for service in sorted(services, |it| it.id.clone()) {
-            built.insert_service(service);
+            built.insert_service(service, self);
         }
         for task in sorted(tasks, |it| it.id.clone()) {
-            built.insert_task(task);
+            built.insert_task(task, self);
         }
         for sandbox in sorted(sandboxes, |it| it.id.clone()) {
-            built.insert_sandbox(sandbox);
+            built.insert_sandbox(sandbox, self);
         }
-        built.nodes = nodes.into_iter().map(|it| (it.id.clone(), it)).collect();
+        let node = |it: Node| (it.id.clone(), shared(&self.nodes, &it.id.clone(), it));
+        built.nodes = nodes.into_iter().map(node).collect();
         built
     }
 
@@ -109,93 +123,94 @@ impl Snapshot {
 
     /// All networks, by id.
     pub fn networks(&self) -> impl ExactSizeIterator<Item = &Network> {
-        self.networks.values()
+        self.networks.values().map(AsRef::as_ref)
     }
 
     /// All services, by id.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(AsRef::as_ref)
     }
 
     /// All tasks, by id.
     pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
-        self.tasks.values()
+        self.tasks.values().map(AsRef::as_ref)
     }
 
     /// All sandboxes, by id.
     pub fn sandboxes(&self) -> impl ExactSizeIterator<Item = &Sandbox> {
-        self.sandboxes.values()
+        self.sandboxes.values().map(AsRef::as_ref)
     }
 
     /// All nodes, by id.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.values().map(AsRef::as_ref)
     }
 
     /// One network.
     pub fn network(&self, id: &NetworkId) -> Option<&Network> {
-        self.networks.get(id)
+        self.networks.get(id).map(AsRef::as_ref)
     }
 
     /// The networks of that name, compared case-insensitively.
     pub fn networks_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Network> {
-        self.networks.values().filter(move |it| it.name.eq_ignore_ascii_case(name))
+        self.networks().filter(move |it| it.name.eq_ignore_ascii_case(name))
     }
 
     /// One service.
     pub fn service(&self, id: &ServiceId) -> Option<&Service> {
-        self.services.get(id)
+        self.services.get(id).map(AsRef::as_ref)
     }
 
     /// One task.
     pub fn task(&self, id: &TaskId) -> Option<&Task> {
-        self.tasks.get(id)
+        self.tasks.get(id).map(AsRef::as_ref)
     }
 
     /// One sandbox.
     pub fn sandbox(&self, id: &SandboxId) -> Option<&Sandbox> {
-        self.sandboxes.get(id)
+        self.sandboxes.get(id).map(AsRef::as_ref)
     }
 
     /// The sandbox that users call `name` (or its id, or an unambiguous prefix `NAME.` of a Swarm
     /// task's name: `web.1` finds `web.1.abcd...`).
     pub fn sandbox_named(&self, name: &str) -> Option<&Sandbox> {
         let exact = |it: &&Sandbox| it.name == name || it.id.as_str() == name;
-        self.sandboxes.values().find(exact).or_else(|| {
+        self.sandboxes().find(exact).or_else(|| {
             let prefix = format!("{name}.");
-            let mut matching = self.sandboxes.values().filter(|it| it.name.starts_with(&prefix));
+            let mut matching = self.sandboxes().filter(|it| it.name.starts_with(&prefix));
             matching.next().filter(|_| matching.next().is_none())
         })
     }
 
     /// The tasks of a service, by id, in whatever state.
     pub fn tasks_of(&self, service: &ServiceId) -> impl Iterator<Item = &Task> {
-        self.tasks_of.get(service).into_iter().flatten().filter_map(|id| self.tasks.get(id))
+        self.tasks_of.get(service).into_iter().flatten().filter_map(|id| self.task(id))
     }
 
     /// The tasks on a network, by id, those without a service included.
     pub fn tasks_on(&self, network: &NetworkId) -> impl Iterator<Item = &Task> {
-        self.tasks_on.get(network).into_iter().flatten().filter_map(|id| self.tasks.get(id))
+        self.tasks_on.get(network).into_iter().flatten().filter_map(|id| self.task(id))
     }
 
     /// The services on a network, by id.
     pub fn services_on(&self, network: &NetworkId) -> impl Iterator<Item = &Service> {
-        self.services_on.get(network).into_iter().flatten().filter_map(|id| self.services.get(id))
+        self.services_on.get(network).into_iter().flatten().filter_map(|id| self.service(id))
     }
 
-    fn insert_service(&mut self, mut service: Service) {
+    fn insert_service(&mut self, mut service: Service, last: &Self) {
         if self.services.contains_key(&service.id) {
             return;
         }
         let (networks, notes) = (&self.networks, &mut self.notes);
         service.networks.retain(|id, _| known(networks, id, "service", &service.name, notes));
+        let service = shared(&last.services, &service.id.clone(), service);
         for network in service.networks.keys() {
             self.services_on.entry(network.clone()).or_default().insert(service.id.clone());
         }
         self.services.insert(service.id.clone(), service);
     }
 
-    fn insert_task(&mut self, mut task: Task) {
+    fn insert_task(&mut self, mut task: Task, last: &Self) {
         if self.tasks.contains_key(&task.id) {
             return;
         }
@@ -204,6 +219,7 @@ impl Snapshot {
         if task.service.as_ref().is_some_and(|id| !self.services.contains_key(id)) {
             task.service = None;
         }
+        let task = shared(&last.tasks, &task.id.clone(), task);
         if let Some(service) = &task.service {
             self.tasks_of.entry(service.clone()).or_default().insert(task.id.clone());
         }
@@ -213,10 +229,11 @@ impl Snapshot {
         self.tasks.insert(task.id.clone(), task);
     }
 
-    fn insert_sandbox(&mut self, mut sandbox: Sandbox) {
+    fn insert_sandbox(&mut self, mut sandbox: Sandbox, last: &Self) {
         let (networks, notes) = (&self.networks, &mut self.notes);
         sandbox.networks.retain(|it| known(networks, &it.network, "sandbox", &sandbox.name, notes));
         sandbox.tasks.retain(|id| self.tasks.contains_key(id));
+        let sandbox = shared(&last.sandboxes, &sandbox.id.clone(), sandbox);
         self.sandboxes.entry(sandbox.id.clone()).or_insert(sandbox);
     }
 }
@@ -224,13 +241,21 @@ impl Snapshot {
 /// What consumers hold: the newest snapshot, shared.
 pub type World = tokio::sync::watch::Receiver<Arc<Snapshot>>;
 
+/// What is at `id` in `last` where that says the same as `now`.
+fn shared<K: Ord, V: Eq>(last: &BTreeMap<K, Arc<V>>, id: &K, now: V) -> Arc<V> {
+    match last.get(id) {
+        Some(known) if **known == now => Arc::clone(known),
+        _ => Arc::new(now),
+    }
+}
+
 fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
     items.sort_by_key(|it| key(it));
     items
 }
 
 fn known(
-    networks: &BTreeMap<NetworkId, Network>,
+    networks: &BTreeMap<NetworkId, Arc<Network>>,
     id: &NetworkId,
     kind: &str,
     name: &str,

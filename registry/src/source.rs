@@ -40,7 +40,7 @@ impl Publisher {
     /// The same for a world of which a part could not be read again, with the reason why.
     pub fn publish_as(&self, draft: Draft, stale: Option<String>) -> bool {
         let last = self.current();
-        let built = Snapshot::build(draft, last.generation().saturating_add(1));
+        let built = last.followed_by(draft);
         let next = match stale {
             Some(reason) => built.marked_stale(reason),
             None => built,

@@ -69,7 +69,7 @@ fn measure(what: &str, world: &Draft, change: Option<Change<'_>>) {
     let mut resolver = start();
     let mut held = Plan::default();
     if change.is_some() {
-        held = resolver.compile(&Snapshot::build(world.clone(), 1)).0;
+        held = resolver.compile(&Arc::new(Snapshot::build(world.clone(), 1))).0;
     }
     let mut spent: [Vec<Duration>; 3] = Default::default();
     for round in 0..ROUNDS {
@@ -79,7 +79,7 @@ fn measure(what: &str, world: &Draft, change: Option<Change<'_>>) {
         } else {
             (resolver, held) = (start(), Plan::default());
         }
-        let snapshot = Snapshot::build(draft, 2 + u64::try_from(round).unwrap());
+        let snapshot = Arc::new(Snapshot::build(draft, 2 + u64::try_from(round).unwrap()));
         let begun = Instant::now();
         let (plan, _notes) = resolver.compile(&snapshot);
         let compiled = Instant::now();

@@ -152,7 +152,7 @@ impl Consumer for Resolver {
     const NAME: &'static str = "resolver";
     type Plan = Plan;
 
-    fn compile(&mut self, snapshot: &Snapshot) -> (Plan, Notes) {
+    fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (Plan, Notes) {
         let vips = Arc::clone(&self.vips.borrow_and_update());
         let (plan, notes) = compile(snapshot, &vips, &self.config);
         let plan = plan.sharing_with(&self.last);

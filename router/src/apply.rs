@@ -186,7 +186,7 @@ impl Consumer for Router {
     const NAME: &'static str = "router";
     type Plan = RouteTable;
 
-    fn compile(&mut self, snapshot: &Snapshot) -> (RouteTable, Notes) {
+    fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (RouteTable, Notes) {
         let vips = Arc::clone(&self.vips.borrow_and_update());
         compile::compile(snapshot, &vips, &self.config)
     }

@@ -35,7 +35,7 @@ async fn measure(services: usize, sandboxes: usize) {
     let (full, fewer) =
         (world.snapshot(ServingState::Serving, 1), world.snapshot(ServingState::Draining, 2));
     let mut compiling = Vec::new();
-    let mut compile = |vip: &mut Vip, snapshot: &Snapshot| -> Arc<Plan> {
+    let mut compile = |vip: &mut Vip, snapshot: &Arc<Snapshot>| -> Arc<Plan> {
         let begun = Instant::now();
         let (plan, _notes) = vip.compile(snapshot);
         compiling.push(begun.elapsed());
@@ -99,10 +99,10 @@ impl World {
     }
 
     /// The world, with the first task in `state`.
-    fn snapshot(&self, state: ServingState, generation: u64) -> Snapshot {
+    fn snapshot(&self, state: ServingState, generation: u64) -> Arc<Snapshot> {
         let mut draft = self.draft.clone();
         draft.tasks.first_mut().unwrap().state = state;
-        Snapshot::build(draft, generation)
+        Arc::new(Snapshot::build(draft, generation))
     }
 
     fn manager(&self) -> Vip {

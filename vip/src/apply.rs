@@ -148,7 +148,7 @@ impl Consumer for Vip {
     const NAME: &'static str = "vip";
     type Plan = Plan;
 
-    fn compile(&mut self, snapshot: &Snapshot) -> (Plan, Notes) {
+    fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (Plan, Notes) {
         let (plan, mut notes) = compile(snapshot, &self.leases, now_ms(), &self.config);
         let mut plan = plan.sharing(&self.tables);
         if snapshot.generation() == 0 {

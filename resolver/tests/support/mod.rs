@@ -269,7 +269,8 @@ impl Driven {
             }
         }
         self.generation += 1;
-        let (plan, notes) = self.resolver.compile(&Snapshot::build(draft, self.generation));
+        let (plan, notes) =
+            self.resolver.compile(&Arc::new(Snapshot::build(draft, self.generation)));
         (notes, self.runtime.block_on(self.resolver.apply(&Arc::new(plan))))
     }
 
@@ -277,7 +278,7 @@ impl Driven {
     pub(crate) fn observed(&mut self, world: &str, mut between: impl FnMut()) {
         self.generation += 1;
         let draft = registry::source::world::parse(world, "world.toml").unwrap();
-        let snapshot = Snapshot::build(draft, self.generation);
+        let snapshot = Arc::new(Snapshot::build(draft, self.generation));
         between();
         let (plan, _) = self.resolver.compile(&snapshot);
         between();

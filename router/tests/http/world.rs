@@ -46,7 +46,7 @@ impl Bench {
     /// Serves another world, as the registry's loop would.
     pub(crate) fn serve(&mut self, world: Draft) -> Notes {
         self.generation += 1;
-        let snapshot = Snapshot::build(world, self.generation);
+        let snapshot = Arc::new(Snapshot::build(world, self.generation));
         let router = self.router.as_mut().unwrap();
         let (table, notes) = router.compile(&snapshot);
         let outcome = now(router.apply(&Arc::new(table)));

@@ -259,7 +259,7 @@ impl Manager {
     pub(crate) fn compile(&mut self, world: &str) -> (Arc<vip::Plan>, registry::Notes) {
         let draft = registry::source::world::parse(world, "world.toml").unwrap();
         self.generation += 1;
-        let (plan, notes) = self.vip.compile(&Snapshot::build(draft, self.generation));
+        let (plan, notes) = self.vip.compile(&Arc::new(Snapshot::build(draft, self.generation)));
         (Arc::new(plan), notes)
     }
 }

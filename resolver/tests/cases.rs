@@ -16,6 +16,7 @@
 mod support;
 
 mod cases {
+    mod caching;
     mod client;
     mod forwarding;
     mod header;

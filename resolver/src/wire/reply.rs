@@ -3,7 +3,7 @@
 //! Invariants
 //! - *matched*: a reply counts only with our id and our question, octet for octet (RFC 5452
 //!   section 9.1); anything else is as if it had not come;
-//! - *handed on*: its records stay as sent; header, question and OPT are the client's and ours.
+//! - *handed on*: its records stay as sent, but for a negative TTL, which is none; header, question and OPT are the client's and ours.
 //!
 //! Where its sections lie is in [`layout`], whether its answers belong to the question in
 //! [`chain`], how it is written for a client in [`asked`].
@@ -56,13 +56,29 @@ pub(crate) fn matching(octets: &[u8], query: &Query, id: u16) -> Option<Reply> {
             return None;
         }
     }
-    let extended = Layout::read(octets).map_or(0, |it| u16::from(it.extended_code));
+    let layout = Layout::read(octets);
+    let extended = layout.map_or(0, |it| u16::from(it.extended_code));
+    let mut octets = octets.to_owned();
+    if let Some(layout) = layout {
+        clear_negative_ttls(&mut octets, &layout);
+    }
     Some(Reply {
         code: Rcode(extended << 4 | code.0),
         truncated: header.flags & TRUNCATED_FLAG != 0,
-        octets: octets.to_owned(),
+        octets,
         tells_authority: false,
     })
+}
+
+/// A TTL with its highest bit set is 0 (RFC 2181 section 8).
+fn clear_negative_ttls(octets: &mut [u8], layout: &Layout) {
+    let negative = |it: &RawRecord| it.ttl > i32::MAX.unsigned_abs();
+    let places: Vec<_> = layout.records(octets).filter(negative).map(|it| it.ttl_at).collect();
+    for at in places {
+        if let Some(ttl) = octets.get_mut(at..at + 4) {
+            ttl.fill(0);
+        }
+    }
 }
 
 impl Reply {

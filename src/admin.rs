@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod client;
+mod explain;
 mod exposition;
 mod metrics;
 mod serve;

@@ -70,6 +70,8 @@ pub struct Live {
     pub router: Reports<router::RouteTable>,
     /// What the resolver counts.
     pub dns: resolver::Meter,
+    /// Whom the resolver may ask outside.
+    pub upstream: Arc<resolver::UpstreamConfig>,
     /// The parts that run.
     pub parts: Parts,
 }
@@ -143,7 +145,8 @@ impl Supervisor {
         let router = if parts.router { starting.router(vip_table, given.http)? } else { none() };
         let consumers = starting.threads;
         let dns = starting.meter;
-        let live = Live { world, resolver, vip, router, dns, parts };
+        let upstream = Arc::new(config.resolver.upstream.clone());
+        let live = Live { world, resolver, vip, router, dns, upstream, parts };
         admin.serve(live.clone(), &mut tasks, stop.clone());
         if let Some(port) = port {
             port.serve(live.clone(), &mut tasks, stop.clone());

@@ -87,7 +87,7 @@ fn deciding_does_no_io() {
         "resolver/src/compile",
         "resolver/src/answer",
         "resolver/src/diff.rs",
-        "resolver/src/explain.rs",
+        "resolver/src/explain",
         "vip/src/plan.rs",
         "vip/src/compile.rs",
         "vip/src/allocate.rs",

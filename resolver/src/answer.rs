@@ -26,7 +26,8 @@ use crate::wire::{Class, Kind, Query, Rcode};
 pub(crate) use find::candidates;
 use find::find;
 pub use host::answer_host;
-use reverse::{Reverse, reverse};
+pub(crate) use reverse::{Reverse, is_reverse, reverse};
+pub(crate) use special::place as place_of_special;
 use srv::service_record;
 
 /// What is done with a question.
@@ -92,37 +93,80 @@ pub enum Reason {
     EngineSilent,
 }
 
+/// What decided what is done with a question, for whoever explains it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ground {
+    /// Its class or its type.
+    Form,
+    /// An extra host.
+    ExtraHost,
+    /// That the name means the same everywhere.
+    Fixed,
+    /// Somebody's name, or a link.
+    Known,
+    /// A service's ports.
+    Ports,
+    /// An address of the sandbox's networks.
+    OwnAddress,
+    /// An address that means something else on every machine.
+    SpecialAddress,
+    /// That names of ours lie below.
+    Above,
+    /// That the name exists nowhere.
+    Nowhere,
+    /// That the engine may know more than the registry.
+    Gossip,
+    /// That the name has one label.
+    Short,
+    /// That its last label can be a network's, and no top-level domain's.
+    NeverPublic,
+    /// That nobody here knows it.
+    Unknown,
+}
+
 /// What `view` has to say to `query`; `seed` decides the order of addresses.
 pub fn answer(view: &View, query: &Query, seed: u64) -> Verdict {
+    decide(view, query, seed).0
+}
+
+/// The same, and what decided.
+pub(crate) fn decide(view: &View, query: &Query, seed: u64) -> (Verdict, Ground) {
+    let said = |answer, ground| (Verdict::Answer(answer), ground);
     if query.class != Class::IN {
-        return Verdict::Refuse(Rcode::REFUSED, Reason::Plain);
+        return (Verdict::Refuse(Rcode::REFUSED, Reason::Plain), Ground::Form);
     }
     if let Some(refusal) = refuse_kind(query.kind) {
-        return refusal;
+        return (refusal, Ground::Form);
     }
     let key = query.name.key();
     if let Some(entry) = view.hosts.get(&key) {
-        return Verdict::Answer(addresses(entry, query.kind, seed));
+        return said(addresses(entry, query.kind, seed), Ground::ExtraHost);
     }
     if let Some(answer) = special::fixed(&key, query.kind, view.ttl) {
-        return Verdict::Answer(answer);
+        return said(answer, Ground::Fixed);
     }
     if let Some(found) = find(view, &key) {
-        return Verdict::Answer(addresses(found.entry(), query.kind, seed));
+        return said(addresses(found.entry(), query.kind, seed), Ground::Known);
     }
     if let Some(answer) = service_record(&view.zones, &key, query.kind, seed, view.ttl) {
-        return Verdict::Answer(answer);
+        return said(answer, Ground::Ports);
     }
     if let Some(asked) = reverse(&key) {
-        return reverse_answer(&view.zones, &view.subnets, &asked, query.kind, view.ttl)
-            .or_else(|| special::reverse_answer(&asked, query.kind, view.ttl))
-            .map_or_else(|| outside(view), Verdict::Answer);
+        if let Some(answer) =
+            reverse_answer(&view.zones, &view.subnets, &asked, query.kind, view.ttl)
+        {
+            return said(answer, Ground::OwnAddress);
+        }
+        return match special::reverse_answer(&asked, query.kind, view.ttl) {
+            Some(answer) => said(answer, Ground::SpecialAddress),
+            None => (outside(view), Ground::Unknown),
+        };
     }
     if is_above_names(&view.zones, &key) {
-        return Verdict::Answer(Answer::no_data(view.ttl));
+        return said(Answer::no_data(view.ttl), Ground::Above);
     }
     if special::is_nowhere(&key) {
-        return Verdict::Answer(Answer::no_name(view.ttl));
+        return said(Answer::no_name(view.ttl), Ground::Nowhere);
     }
     unknown(view, &key, query.kind)
 }
@@ -222,17 +266,17 @@ fn is_above_names(zones: &[Arc<Zone>], key: &str) -> bool {
         && (zones.iter().any(|it| above(it)) || find::in_zones(zones, key, has_services).is_some())
 }
 
-fn unknown(view: &View, key: &str, kind: Kind) -> Verdict {
+fn unknown(view: &View, key: &str, kind: Kind) -> (Verdict, Ground) {
     let single = !key.is_empty() && !key.contains('.');
     if single && SINGLE_LABEL_KINDS.contains(&kind) {
         return if view.asks_engine() {
-            Verdict::AskEngine
+            (Verdict::AskEngine, Ground::Gossip)
         } else if view.forward_single_label {
-            outside(view)
+            (outside(view), Ground::Unknown)
         } else if is_above_hosts(view, key) {
-            Verdict::Answer(Answer::no_data(view.ttl))
+            (Verdict::Answer(Answer::no_data(view.ttl)), Ground::Above)
         } else {
-            Verdict::Answer(Answer::no_name(view.ttl))
+            (Verdict::Answer(Answer::no_name(view.ttl)), Ground::Short)
         };
     }
     let gossip = |zone: &Zone| {
@@ -243,12 +287,12 @@ fn unknown(view: &View, key: &str, kind: Kind) -> Verdict {
     let tasks = view.asks_engine()
         && key.strip_prefix("tasks.").is_some_and(|it| !it.is_empty() && !it.contains('.'));
     if matches!(kind, Kind::A | Kind::AAAA) && (tasks || view.zones.iter().any(|it| gossip(it))) {
-        return Verdict::AskEngine;
+        return (Verdict::AskEngine, Ground::Gossip);
     }
     if cannot_be_public(view, key) {
-        return Verdict::Answer(Answer::no_name(view.ttl));
+        return (Verdict::Answer(Answer::no_name(view.ttl)), Ground::NeverPublic);
     }
-    outside(view)
+    (outside(view), Ground::Unknown)
 }
 
 /// Whether extra hosts lie below `key`, a single label: `internal`, where there is

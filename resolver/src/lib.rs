@@ -27,7 +27,7 @@ pub mod wire;
 pub use compile::compile;
 pub use consumer::{Meter, Resolver, StartError};
 pub use engine::EngineClient;
-pub use explain::explain;
+pub use explain::{Explanation, explain};
 pub use holder::{HolderProgram, hold};
 pub use host::HostSockets;
 pub use metrics::{ByCode, Counts, Latencies, NetworkCounts, Source};

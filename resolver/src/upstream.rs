@@ -20,8 +20,10 @@ mod way;
 
 use std::collections::BTreeMap;
 
+pub(crate) use private::is_private;
 pub use register::{CacheFigures, Flushed, Standing, UpstreamState};
 pub use server::{BadServer, Protocol, Server};
+pub(crate) use suffix::{is_below, longest};
 pub use tls::{Authorities, BadAuthorities};
 
 /// Who is asked, and what is kept.

@@ -7,6 +7,9 @@
 //! gossip NETWORK                        its names are known from gossip only
 //! compose SERVICE                       it comes from compose
 //! option forward_single_label
+//! option upstreams SERVER...            `dns.upstreams`; as if the host's resolv.conf named them
+//! option suffix SUFFIX SERVER...        `dns.suffixes`
+//! adrift TASK NETWORK                   it has no address there
 //! ask SANDBOX NAME TYPE -> ANSWER       ANSWER may end with `ttl SECONDS`
 //! host NAME TYPE -> ANSWER
 //! note SUBJECT: ...                     compiling says this; all notes are listed
@@ -24,12 +27,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use registry::model::{Completeness, ServiceKind};
+use registry::model::{Completeness, Origin, ServiceKind};
 use registry::{Draft, Note, Snapshot};
 use resolver::answer::{Answer, Reason, Record, Verdict, answer, answer_host};
 use resolver::name::Name;
 use resolver::wire::{Class, Kind, Query, Rcode};
-use resolver::{Config, Plan, VipTable, compile, explain};
+use resolver::{Config, Plan, Server, VipTable, compile, explain};
 
 #[test]
 fn every_case_is_answered_as_it_says() {
@@ -99,6 +102,21 @@ impl Case {
                 service.expect("such a service").kind = ServiceKind::Compose;
             }
             ["option", "forward_single_label"] => self.config.forward_single_label = true,
+            ["option", "upstreams", ref servers @ ..] => {
+                self.config.upstream.servers = parsed(servers);
+                for sandbox in &mut self.draft.sandboxes {
+                    sandbox.upstreams_from = Origin::Host;
+                }
+            }
+            ["option", "suffix", suffix, ref servers @ ..] => {
+                let rule = (suffix.to_owned(), parsed(servers));
+                self.config.upstream.suffixes.extend([rule]);
+            }
+            ["adrift", name, network] => {
+                let task = self.draft.tasks.iter_mut().find(|it| it.name == name);
+                let task = task.expect("such a task");
+                task.networks.get_mut(&network.into()).expect("its place").addresses.clear();
+            }
             ["|", ..] => {
                 let (_, explanation) = self.asked.last_mut().unwrap();
                 explanation.push_str(line.strip_prefix("| ").unwrap());
@@ -128,7 +146,8 @@ impl Case {
                 let (question, expected) = line.split_once(" -> ").unwrap();
                 let (sandbox, name) = question.split_once(' ').unwrap();
                 let sandbox = &snapshot.sandbox_named(sandbox).unwrap().id;
-                let text = explain(&snapshot, &plan, sandbox, name).to_string();
+                let text =
+                    explain(&snapshot, &plan, &self.config.upstream, sandbox, name).to_string();
                 lines.push((number, format!("\n{text}"), expected.to_owned()));
                 continue;
             }
@@ -139,6 +158,10 @@ impl Case {
         lines.extend(said.into_iter().map(|it| (0, it, "no such note".to_owned())));
         lines
     }
+}
+
+fn parsed(servers: &[&str]) -> Vec<Server> {
+    servers.iter().map(|it| it.parse().unwrap()).collect()
 }
 
 fn note(note: &Note) -> String {

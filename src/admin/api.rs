@@ -5,7 +5,7 @@ use registry::Snapshot;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::views;
+use super::{explain, views};
 use crate::supervise::Live;
 
 /// Answers `GET path?query` from what the parts last said.
@@ -75,9 +75,8 @@ fn explain_dns(live: &Live, snapshot: &Snapshot, query: &str) -> (StatusCode, Va
         let text = "the resolver does not run in this process; start `up` without `--only`";
         return (StatusCode::NOT_FOUND, error(text));
     };
-    let explanation = resolver::explain(snapshot, &report.plan, &sandbox.id, &name);
-    let text = explanation.to_string();
-    (StatusCode::OK, json!({ "ok": explanation.resolves(), "text": text }))
+    let explanation = resolver::explain(snapshot, &report.plan, &live.upstream, &sandbox.id, &name);
+    (StatusCode::OK, explain::row(&explanation, &explain::trouble(&report, &sandbox.name)))
 }
 
 /// The value of `key` in a query, percent-decoded; empty where there is none.

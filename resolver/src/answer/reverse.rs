@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// What a reverse name means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Reverse {
+pub(crate) enum Reverse {
     /// One address.
     Address(IpAddr),
     /// All addresses that begin so: there are names below this one.
@@ -17,7 +17,7 @@ pub(super) enum Reverse {
 }
 
 /// What `key`, a name in normal form, means; `None`: it is no reverse name.
-pub(super) fn reverse(key: &str) -> Option<Reverse> {
+pub(crate) fn reverse(key: &str) -> Option<Reverse> {
     if let Some(labels) = key.strip_suffix(".in-addr.arpa") {
         let (octets, count, clean) = digits::<4>(labels, decimal);
         let range = Ipv4Net::new(Ipv4Addr::from(octets), u8::try_from(count * 8).ok()?).ok()?;
@@ -28,6 +28,11 @@ pub(super) fn reverse(key: &str) -> Option<Reverse> {
     let bits = nibbles.iter().fold(0_u128, |bits, nibble| bits << 4 | u128::from(*nibble));
     let range = Ipv6Net::new(Ipv6Addr::from(bits), u8::try_from(count * 4).ok()?).ok()?;
     Some(meaning(range.into(), clean))
+}
+
+/// Whether `key` is a reverse name, or stands above all of them.
+pub(crate) fn is_reverse(key: &str) -> bool {
+    ["in-addr.arpa", "ip6.arpa"].contains(&key) || reverse(key).is_some()
 }
 
 fn meaning(range: IpNet, clean: bool) -> Reverse {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::reverse::Reverse;
+use super::reverse::{Reverse, reverse};
 use super::{Answer, Record, addresses};
 use crate::name::Name;
 use crate::plan::Entry;
@@ -59,6 +59,15 @@ pub(super) fn reverse_answer(asked: &Reverse, kind: Kind, ttl: u32) -> Option<An
         Reverse::Range(range) => within(range).then(|| Answer::no_data(ttl)),
         Reverse::Nonsense(range) => within(range).then(|| Answer::no_name(ttl)),
     }
+}
+
+/// Which of [`ZONES`] a reverse name is of.
+pub(crate) fn place(key: &str) -> Option<IpNet> {
+    let range = match reverse(key)? {
+        Reverse::Address(address) => IpNet::from(address),
+        Reverse::Range(range) | Reverse::Nonsense(range) => range,
+    };
+    ZONES.into_iter().find(|it| it.contains(&range))
 }
 
 fn is_localhost(address: IpAddr) -> bool {

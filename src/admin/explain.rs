@@ -1,0 +1,61 @@
+//! An explanation as the admin API shows it: the text that people read, and the same in fields.
+//!
+//! Always true here: the text says all that the fields say.
+
+use registry::Report;
+use registry::model::Dial;
+use resolver::{Explanation, Plan, Server};
+use serde_json::{Value, json};
+
+/// `explanation`, and what keeps it from being true in its sandbox.
+pub(super) fn row(explanation: &Explanation, trouble: &[String]) -> Value {
+    let Explanation { sandbox, name, answer, steps, route, advice, .. } = explanation;
+    let mut text = explanation.to_string();
+    for line in trouble {
+        text.extend([line, "\n"]);
+    }
+    let steps: Vec<Value> = steps
+        .iter()
+        .map(|it| json!({ "place": it.place, "name": it.name, "holders": it.holders }))
+        .collect();
+    let names =
+        |servers: &[Server]| servers.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let route = route.as_ref().map(|it| {
+        json!({
+            "suffix": it.suffix,
+            "servers": it.servers.iter().map(server).collect::<Vec<Value>>(),
+            "origin": it.origin,
+            "not_asked": names(&[it.passed_over.as_slice(), &it.beyond].concat()),
+        })
+    });
+    json!({
+        "ok": !explanation.is_negative() && trouble.is_empty(),
+        "text": text,
+        "sandbox": sandbox,
+        "name": name,
+        "answer": answer,
+        "searched": steps,
+        "asked": route,
+        "advice": advice,
+        "trouble": trouble,
+    })
+}
+
+fn server(server: &Server) -> Value {
+    json!({ "server": server.to_string(), "dial": dial(server.dial) })
+}
+
+/// From where a server is asked.
+pub(super) fn dial(dial: Dial) -> &'static str {
+    match dial {
+        Dial::Host => "host",
+        Dial::Sandbox => "sandbox",
+    }
+}
+
+/// What the resolver could not do in the sandbox of that name, so that others answer there.
+pub(super) fn trouble(report: &Report<Plan>, sandbox: &str) -> Vec<String> {
+    let subject = format!("sandbox {sandbox}");
+    let own = report.outcome.failures.iter().filter(|it| it.subject == subject);
+    own.map(ToString::to_string).collect()
+}

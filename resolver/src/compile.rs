@@ -116,7 +116,9 @@ fn outside(
     let given: Vec<Server> = if sandbox.upstreams_from == Origin::Host && !configured.is_empty() {
         configured.clone()
     } else {
-        sandbox.upstreams.iter().copied().map(Server::plain).collect()
+        let trusts_ad = sandbox.trusts_ad;
+        let of_sandbox = sandbox.upstreams.iter().copied().map(Server::plain);
+        of_sandbox.map(|it| Server { trusts_ad, ..it }).collect()
     };
     let (own, others): (Vec<_>, Vec<_>) =
         given.into_iter().partition(|it| is_ourselves(it, config) || it.address.port() == 0);

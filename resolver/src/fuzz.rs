@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::name::Name;
-use crate::upstream::cache::{Budget, Cache, Folded, Found, Renewal, Trust};
+use crate::upstream::cache::{Budget, Cache, Folded, Found, Renewal};
 use crate::upstream::rebinding::Filter;
 use crate::upstream::tls::line::first_message;
 use crate::wire::reply::asked::Asked;
@@ -26,6 +26,7 @@ pub fn upstream_reply(octets: &[u8], now: Instant) -> usize {
     let Some(query) = question_in(octets) else { return 0 };
     let id = octets.first_chunk().map_or(0, |it| u16::from_be_bytes(*it));
     let Some(reply) = matching(octets, &query, id) else { return 0 };
+    let reply = reply.vouched(true);
     drop(reply.ipv4_addresses());
     let filter = Filter::new([&query.name]);
     assert!(!filter.blocks(&query, &reply, &[]), "an allowed name was held back");
@@ -41,7 +42,7 @@ pub fn upstream_reply(octets: &[u8], now: Instant) -> usize {
         }
     }
     let budget = Arc::new(Budget::new(LIMIT));
-    let mut cache = Cache::new(Arc::clone(&budget)).trusting(Trust::AuthenticData);
+    let mut cache = Cache::new(Arc::clone(&budget));
     if blocked {
         cache.insert_blocked(&query, &reply, now);
     } else {

@@ -153,6 +153,25 @@ fn configured_servers_stand_in_for_those_of_the_host_and_for_no_others() {
 }
 
 #[test]
+fn servers_of_a_host_that_trusts_them_are_trusted_and_configured_ones_are_not() {
+    let mut config = config();
+    let address = "192.0.2.1:53".parse().unwrap();
+    let given = Upstream { address, dial: Dial::Host };
+    let mut asking = Sandbox { upstreams: vec![given], trusts_ad: true, ..sandbox("a", &["n"]) };
+    asking.upstreams_from = Origin::Host;
+    let networks = vec![network("n", "net")];
+    let draft = Draft { networks, sandboxes: vec![asking], ..Draft::default() };
+    for (configured, expected) in [(vec![], true), (vec!["10.0.0.53".parse().unwrap()], false)] {
+        config.upstream.servers = configured;
+        let (plan, _) = compile(&Snapshot::build(draft.clone(), 1), &VipTable::new(), &config);
+        let Outside::Servers(servers) = &plan.views[&SandboxId::from("a")].outside else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(servers.iter().map(|it| it.trusts_ad).collect::<Vec<_>>(), [expected]);
+    }
+}
+
+#[test]
 fn a_suffix_with_servers_is_asked_about_even_where_nobody_else_can_be() {
     let mut config = config();
     let server: Server = "10.0.0.53".parse().unwrap();

@@ -43,7 +43,6 @@ pub(crate) struct Cache {
     index: Index,
     entries: Sieve<Entry>,
     charged: usize,
-    trust: Trust,
 }
 
 /// What is kept for a question.
@@ -77,17 +76,6 @@ pub(crate) enum Renewal {
     Left,
 }
 
-/// Whether the servers' word that they checked signatures is passed on (`options trust-ad` of
-/// resolv.conf(5)).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum Trust {
-    /// It is not: whoever is on the way could have said it (RFC 6840 section 5.8).
-    #[default]
-    None,
-    /// It is.
-    AuthenticData,
-}
-
 impl Cache {
     /// An empty one that shares `budget`.
     pub(crate) fn new(budget: Arc<Budget>) -> Self {
@@ -97,14 +85,7 @@ impl Cache {
             index: Index::default(),
             entries: Sieve::default(),
             charged: 0,
-            trust: Trust::None,
         }
-    }
-
-    /// The same for servers that are trusted so far.
-    pub(crate) fn trusting(mut self, trust: Trust) -> Self {
-        self.trust = trust;
-        self
     }
 
     /// What is kept for `key`.
@@ -188,8 +169,7 @@ impl Cache {
                 }
             }
             Some(kept) => {
-                let authentic = self.trust == Trust::AuthenticData && reply.authentic();
-                let traits = Traits { authentic, blocked };
+                let traits = Traits { authentic: reply.authentic(), blocked };
                 self.replace(&key, hash, Entry::new(&key, hash, kept, traits, now));
             }
         }

@@ -271,14 +271,17 @@ impl Realm {
     ) -> impl Future<Output = Option<Reply>> + Send + 'static {
         let dialer = Dialer::new(server.dial, &self.door, &self.place);
         let way = Way::to(server, dialer, &self.policy.lines);
-        let (health, query, address) = (Arc::clone(&self.health), query.clone(), server.address);
+        let (health, address) = (Arc::clone(&self.health), server.address);
+        // What is shared by those who understand AD and those who do not is asked for with it.
+        let query = Query { authentic_data: server.trusts_ad, ..query.clone() };
+        let trusted = server.trusts_ad;
         async move {
             let begun = Instant::now();
             let asking = ask(&health, &way, address, &query);
             match timeout(BUDGET, asking).await {
                 Ok(Ok((reply, rtt))) => {
                     health.of(address, |it| it.answered(rtt, Instant::now()));
-                    Some(reply)
+                    Some(reply.vouched(trusted))
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(server = %address, %error, "upstream server not asked");

@@ -19,6 +19,9 @@ pub struct Server {
     pub dial: Dial,
     /// How it is spoken to.
     pub protocol: Protocol,
+    /// Whether its word that it checked signatures (AD) is passed on (`options trust-ad` of
+    /// resolv.conf(5)); else whoever is on the way could have said it (RFC 6840 section 5.8).
+    pub trusts_ad: bool,
 }
 
 /// How a name server is spoken to.
@@ -54,7 +57,7 @@ impl Server {
     /// Spoken to in plain DNS.
     pub fn plain(upstream: Upstream) -> Self {
         let Upstream { address, dial } = upstream;
-        Self { address, dial, protocol: Protocol::Plain }
+        Self { address, dial, protocol: Protocol::Plain, trusts_ad: false }
     }
 
     /// Whether it is of this machine or its own networks, so that it may know names and addresses
@@ -97,7 +100,7 @@ impl FromStr for Server {
                 Err(_invalid) => return Err(BadServer::Name),
             },
         };
-        Ok(Self { address, dial: Dial::Host, protocol })
+        Ok(Self { address, dial: Dial::Host, protocol, trusts_ad: false })
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Reply {
     pub(crate) octets: Vec<u8>,
     /// The client is told of AA.
     tells_authority: bool,
+    /// The client is told of AD.
+    tells_authentic: bool,
 }
 
 /// Takes `octets` as the reply to `query` asked under `id`; `None`: it is not.
@@ -67,6 +69,7 @@ pub(crate) fn matching(octets: &[u8], query: &Query, id: u16) -> Option<Reply> {
         truncated: header.flags & TRUNCATED_FLAG != 0,
         octets,
         tells_authority: false,
+        tells_authentic: false,
     })
 }
 
@@ -110,9 +113,16 @@ impl Reply {
         Some(addresses)
     }
 
-    /// Whether its server says that it checked signatures (AD).
+    /// The same, of a server whose word on signatures is passed on where `trusted`.
+    #[must_use]
+    pub(crate) fn vouched(self, trusted: bool) -> Self {
+        Self { tells_authentic: trusted, ..self }
+    }
+
+    /// Whether its server says that it checked signatures (AD), and is trusted so far.
     pub(crate) fn authentic(&self) -> bool {
-        Header::read(&self.octets).is_some_and(|it| it.flags & AUTHENTIC_FLAG != 0)
+        let says = |it: Header| it.flags & AUTHENTIC_FLAG != 0;
+        self.tells_authentic && Header::read(&self.octets).is_some_and(says)
     }
 
     /// Whether its answers belong to the question of `query`. What is [`Chain::Endless`] is
@@ -144,7 +154,7 @@ impl Reply {
         let said = Said {
             code: u8::try_from(self.code.0).ok().filter(|it| *it < 16)?,
             authoritative: self.tells_authority && self.authoritative(),
-            authentic: false,
+            authentic: self.authentic(),
             counts: layout.counts,
             records: self.octets.get(layout.start..layout.end)?,
             additionals: layout.additionals - layout.start,

@@ -311,9 +311,23 @@ fn case_50_ad_of_a_server_that_nobody_called_trusted_is_not_handed_on() {
         reply[3] |= AD as u8;
         Some(reply)
     });
-    let world = World::asking(vouching);
+    let mut world = World::asking(vouching);
     for flags in [0x0100, 0x0120] {
         let said = world.client().ask(&Ask::new("signed.example", A).flags(flags));
         assert_eq!((said.code(), said.flags() & AD), (NOERROR, 0));
     }
+    // One that the host trusts: it is told to who understands it (RFC 6840 section 5.7), kept or not.
+    world.driven.trusts_ad = true;
+    world.change(|it| it);
+    for (name, flags, expected) in [
+        ("signed.example", 0x0120, AD),
+        ("signed.example", 0x0100, 0),
+        ("other.example", 0x0100, 0),
+        ("other.example", 0x0120, AD),
+    ] {
+        let said = world.client().ask(&Ask::new(name, A).flags(flags));
+        assert_eq!((said.code(), said.flags() & AD), (NOERROR, expected), "{name} {flags:x}");
+    }
+    assert_eq!(world.upstream.count(), 3, "what was said before is of servers not trusted");
+    assert!(world.upstream.asked()[1..].iter().all(|it| it.octets[3] & 0x20 != 0));
 }

@@ -224,6 +224,8 @@ pub(crate) fn config() -> Config {
 pub(crate) struct Driven {
     pub(crate) resolver: Resolver,
     pub(crate) vips: watch::Sender<Arc<VipTable>>,
+    /// Whether the host trusts its servers (`options trust-ad`).
+    pub(crate) trusts_ad: bool,
     runtime: tokio::runtime::Runtime,
     generation: u64,
 }
@@ -237,7 +239,7 @@ impl Driven {
         let (vips, table) = watch::channel(Arc::default());
         let resolver = Resolver::new(config, table, host).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { resolver, vips, runtime, generation: 0 }
+        Self { resolver, vips, trusts_ad: false, runtime, generation: 0 }
     }
 
     /// One whose sandboxes `holder` gives back when this process dies.
@@ -263,6 +265,9 @@ impl Driven {
     fn apply_noting(&mut self, world: &str, gossip: bool) -> (Notes, Outcome) {
         let mut draft = registry::source::world::parse(world, "world.toml")
             .unwrap_or_else(|faults| panic!("{faults:#?}"));
+        for sandbox in &mut draft.sandboxes {
+            sandbox.trusts_ad = self.trusts_ad;
+        }
         if gossip {
             for network in &mut draft.networks {
                 network.names = registry::model::Completeness::Gossip;

@@ -27,18 +27,19 @@ def spread(values, form="{:.2f}"):
     return f"{form.format(statistics.median(values))} ({low}-{high})"
 
 
-def compare(run, servers, file, ours, targets=None):
+def compare(run, servers, ours, targets=None):
     """CPU per answer of each server, round by round; `ours` is what the others are divided by."""
+    files = {it.name: load.questions(it.folder, [name + it.domain for name in it.names]) for it in servers}
     spent = {it.name: [] for it in servers}
     rates = {it.name: [] for it in servers}
     for server in servers:
         server.ready()
-        load.dnsperf(server.place, server.server, file, 1, *server.more)
+        load.dnsperf(server.place, server.server, files[server.name], 1, *server.more)
     for number in range(run.rounds):
         # The order turns, so that nobody always follows the same neighbour.
         for server in servers[number % len(servers):] + servers[:number % len(servers)]:
             before = server.cpu()
-            result = load.dnsperf(server.place, server.server, file, run.seconds, *server.more)
+            result = load.dnsperf(server.place, server.server, files[server.name], run.seconds, *server.more)
             spent[server.name].append((server.cpu() - before) / result.answered * 1e6)
             rates[server.name].append(result.rate / 1000)
     print(f"{'':30} {'version':>24} {'CPU us/answer':>22} {'k answers/s':>12} {'portolan is x':>20} {'target':>7}")
@@ -58,24 +59,27 @@ def sandboxes(run):
     portolan.up(peers.network("net", "10.0.0.0/8") + peers.services("net") + peers.sandbox("plain", plain, "net")
                 + peers.network("vip", "10.0.0.0/8") + peers.services("vip", mode="vip", first="v")
                 + peers.sandbox("vips", vips, "vip"))
-    return InSandbox("portolan", portolan, plain), InSandbox("portolan, 1,000 VIPs", portolan, vips)
+    return InSandbox("portolan", portolan, plain), InSandbox("portolan, 1,000 VIPs there", portolan, vips, "v")
 
 
 def table(run):
-    file = load.questions(run.folder, peers.names())
-    ours, _vips = sandboxes(run)
+    ours, vips = sandboxes(run)
     servers = [
         ours,
+        vips,
         run.keep(peers.echo(run.folder, "echo, tokio", run.echo, "tokio")),
         run.keep(peers.echo(run.folder, "echo, tokio, behind our table", run.echo, "tokio", peers.TABLE)),
         run.keep(peers.echo(run.folder, "echo, recvmmsg", run.echo, "batch")),
         run.keep(peers.echo(run.folder, "echo, recvmmsg, behind table", run.echo, "batch", peers.TABLE)),
         *[run.keep(it(run.folder)) for it in (peers.knot, peers.dnsmasq, peers.unbound, peers.aardvark)],
+        run.keep(peers.aardvark(run.folder, "aardvark-dns, NAME.dns.podman", ".dns.podman")),
     ]
-    if os.environ.get("ENGINE", "1") != "0":
+    only = os.environ.get("ONLY", "")
+    servers = [it for it in servers if it is ours or re.search(only, it.name)]
+    if re.search(only, "Docker's own") and os.environ.get("ENGINE", "1") != "0":
         servers.append(run.keep(peers.Engine(run.program)))
-    compare(run, servers, file, "portolan", {
-        "echo, tokio": 0.95, "Knot DNS": 0.9, "dnsmasq": 1.3, "Docker's own": 2.5, "aardvark-dns": 15})
+    compare(run, servers, "portolan", {
+        "echo, tokio": 0.95, "Knot DNS": 0.9, "dnsmasq": 1.3, "Docker's own": 2.5, "aardvark-dns, NAME.dns.podman": 15})
 
 
 def cache(run):

@@ -22,8 +22,8 @@ table ip portolan_dns {
 """
 
 
-def names():
-    return [f"s{it}" for it in range(NAMES)]
+def names(first="s"):
+    return [f"{first}{it}" for it in range(NAMES)]
 
 
 def address(number):
@@ -38,7 +38,8 @@ def version(*words):
 
 class Peer:
     """A server that runs: who, of which version, asked where, with whose CPU."""
-    server, more, version, process = "127.0.0.11", (), "", None
+    names = names()
+    server, more, version, process, domain = "127.0.0.11", (), "", None, ""
 
     def __init__(self, name, folder):
         self.name, self.folder = name, tempfile.mkdtemp(prefix=re.sub(r"\W+", "-", name), dir=folder)
@@ -60,7 +61,7 @@ class Peer:
 
     def ready(self):
         sock = self.place.client(self.server)
-        until(lambda: ask(sock, "s1") is not None, f"{self.name} (see {self.folder}/log)")
+        until(lambda: ask(sock, self.names[1]) is not None, f"{self.name} (see {self.folder}/log)")
 
     def end(self):
         if self.process:
@@ -130,8 +131,10 @@ server:
     return peer.start("unbound", "-d", "-c", conf)
 
 
-def aardvark(folder):
-    peer = Peer("aardvark-dns", folder)
+def aardvark(folder, name="aardvark-dns", domain=""):
+    """Podman gives containers the search domain `dns.podman`, so that this is how it is asked for plain names."""
+    peer = Peer(name, folder)
+    peer.domain = domain
     program = next((it for it in ("/usr/lib/podman/aardvark-dns", "/usr/libexec/podman/aardvark-dns") if os.path.exists(it)), "aardvark-dns")
     peer.version = version(program, "--version")
     peer.server, peer.more = "10.89.0.1", ("-a", "10.89.0.2")
@@ -168,7 +171,7 @@ class Engine(Peer):
         asker = self.run("run", "-d", "--network", "bench", "counter:latest", "sleep", "3600")
         self.place = Place(of=self.run("inspect", "-f", "{{.State.Pid}}", asker))
         self.pid = int(open(LAB_DIR / "node1/dockerd.pid").read())
-        self.folder = LAB_DIR
+        self.folder = tempfile.mkdtemp(dir=LAB_DIR)
 
     def run(self, *words):
         done = subprocess.run([*self.docker, *words], capture_output=True, text=True)
@@ -205,9 +208,9 @@ class Portolan(Peer):
 class InSandbox(Peer):
     """A portolan as one of its sandboxes sees it."""
 
-    def __init__(self, name, portolan, place, server="127.0.0.11"):
-        self.name, self.portolan, self.place, self.server = name, portolan, place, server
-        self.version, self.folder = portolan.version, portolan.folder
+    def __init__(self, name, portolan, place, first="s"):
+        self.name, self.portolan, self.place, self.names = name, portolan, place, names(first)
+        self.version, self.folder = portolan.version, tempfile.mkdtemp(dir=portolan.folder)
 
     @property
     def pid(self):

@@ -81,7 +81,8 @@ pub(super) fn add_tasks(view: &View, swarm: &Swarm, tasks: &mut BTreeMap<TaskId,
         else {
             continue;
         };
-        tasks.insert(id.clone(), remote_task(view, name(swarm, task), task, id, (state, reason)));
+        let task = remote_task(view, swarm, task, id.clone(), (state, reason));
+        tasks.insert(id, task);
     }
 }
 
@@ -118,16 +119,18 @@ fn state(
 
 fn remote_task(
     view: &View,
-    name: String,
+    swarm: &Swarm,
     task: &SwarmTask,
     id: TaskId,
     (state, reason): (ServingState, String),
 ) -> Task {
     let service = ServiceId::from(task.service.as_str());
-    let hostname = &task.spec.container_spec.hostname;
+    let name = name(swarm, task);
+    let hostname = hostname(swarm, task, &name);
     let networks = task.networks_attachments.iter().filter_map(|it| {
         let network = view.networks.get(&NetworkId::from(it.network.id.as_str()))?;
-        let names = names::of_remote(network, &task.status.container_status.id, hostname);
+        let names =
+            names::of_remote(network, &task.status.container_status.id, hostname.as_deref());
         Some((network.id.clone(), Endpoint { addresses: SwarmTask::addresses(it), names }))
     });
     Task {
@@ -142,12 +145,33 @@ fn remote_task(
     }
 }
 
+/// The host name of a task's container, `None` where its template says more than we read.
+fn hostname(swarm: &Swarm, task: &SwarmTask, name: &str) -> Option<String> {
+    let node = swarm.nodes.get(&NodeId::from(task.node.as_str()));
+    let slot = match task.slot {
+        0 => task.node.clone(),
+        slot => slot.to_string(),
+    };
+    let known = [
+        (".Service.ID", task.service.as_str()),
+        (".Service.Name", service_name(swarm, task)),
+        (".Node.ID", &task.node),
+        (".Node.Hostname", node.map_or("", |it| &it.name)),
+        (".Task.ID", &task.id),
+        (".Task.Name", name),
+        (".Task.Slot", &slot),
+    ];
+    names::expanded(&task.spec.container_spec.hostname, &known)
+}
+
+fn service_name<'a>(swarm: &'a Swarm, task: &'a SwarmTask) -> &'a str {
+    let service = swarm.services.get(&ServiceId::from(task.service.as_str()));
+    service.map_or(task.service.as_str(), |it| &it.name)
+}
+
 /// `SERVICE.SLOT.ID`, in global services `SERVICE.NODE.ID`.
 fn name(swarm: &Swarm, task: &SwarmTask) -> String {
-    let service = swarm
-        .services
-        .get(&ServiceId::from(task.service.as_str()))
-        .map_or(task.service.as_str(), |it| &it.name);
+    let service = service_name(swarm, task);
     match task.slot {
         0 => format!("{service}.{}.{}", task.node, task.id),
         slot => format!("{service}.{slot}.{}", task.id),

@@ -286,7 +286,10 @@ fn unknown(view: &View, key: &str, kind: Kind) -> (Verdict, Ground) {
     // `tasks.ALIAS`: gossip carries no aliases of services either.
     let tasks = view.asks_engine()
         && key.strip_prefix("tasks.").is_some_and(|it| !it.is_empty() && !it.contains('.'));
-    if matches!(kind, Kind::A | Kind::AAAA) && (tasks || view.zones.iter().any(|it| gossip(it))) {
+    // `app.3`, the host name of another node's task: it carries none of these either.
+    let host = view.asks_engine() && cannot_be_top_level(key.rsplit('.').next().unwrap_or(key));
+    let may_know = host || tasks || view.zones.iter().any(|it| gossip(it));
+    if matches!(kind, Kind::A | Kind::AAAA) && may_know {
         return (Verdict::AskEngine, Ground::Gossip);
     }
     if cannot_be_public(view, key) {
@@ -301,14 +304,18 @@ fn is_above_hosts(view: &View, key: &str) -> bool {
     view.hosts.keys().any(|it| it.strip_suffix(key).is_some_and(|it| it.ends_with('.')))
 }
 
+/// Whether no top-level domain can be called so: they have letters only, or begin with `xn--`
+/// (RFC 1123 section 2.1 and its practice).
+fn cannot_be_top_level(label: &str) -> bool {
+    !label.starts_with("xn--") && !label.bytes().all(|it| it.is_ascii_lowercase())
+}
+
 /// Whether `key` can be meant for nobody but us: `NAME.NETWORK` or `tasks.NAME` whose last label no
-/// top-level domain can have, as in `web.shop_default`. Those have letters only, or begin with
-/// `xn--` (RFC 1123 section 2.1 and its practice). A network called `app` has the name of one.
+/// top-level domain can have, as in `web.shop_default`. A network called `app` has the name of one.
 fn cannot_be_public(view: &View, key: &str) -> bool {
-    let Some((_, last)) = key.rsplit_once('.') else { return false };
-    if last.starts_with("xn--") || last.bytes().all(|it| it.is_ascii_lowercase()) {
+    let Some((_, last)) = key.rsplit_once('.').filter(|(_, it)| cannot_be_top_level(it)) else {
         return false;
-    }
+    };
     let below =
         |zone: &Zone| key.strip_suffix(zone.key.as_str()).is_some_and(|it| it.ends_with('.'));
     view.zones.iter().any(|it| below(it)) || key.strip_prefix("tasks.") == Some(last)

@@ -1,12 +1,11 @@
 """Portolan dies and comes back under load, and every name is looked up nevertheless."""
-import json, os, pathlib, random, subprocess, sys, time
+import json, os, random, subprocess, sys, time
 
-import load, peers
+import load, peers, stub
 from peers import Portolan
 from places import Place, until
 
 KILLS, RATE = int(os.environ.get("KILLS", "50")), 5000
-STUB = pathlib.Path(__file__).with_name("stub.py")
 
 
 class OnEngine(Portolan):
@@ -47,10 +46,10 @@ def restarts(run):
     """`kill -9` and a new start, again and again."""
     portolan, inside, other, other_ttl = begin(run)
     file = load.questions(run.folder, peers.names())
-    ours = lambda: ttl(inside) not in (None, int(other_ttl))
+    ours = lambda: held(inside) not in (None, int(other_ttl))
     portolan.again()
     until(ours, f"portolan's first answer (see {portolan.folder}/log)")
-    stub = subprocess.Popen(inside.words(sys.executable, STUB, "127.0.0.11", file, RATE), stdin=subprocess.PIPE,
+    asking = subprocess.Popen(inside.words(sys.executable, stub.__file__, "127.0.0.11", file, RATE), stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, text=True)
     back = []
     time.sleep(1)
@@ -63,11 +62,11 @@ def restarts(run):
         until(ours, f"portolan's answer after a restart (see {portolan.folder}/log)")
         back.append(time.monotonic() - begun)
         time.sleep(random.uniform(0.2, 0.5))
-    said = json.loads(stub.communicate()[0])
+    said = json.loads(asking.communicate()[0])
     report(said, back, other, other_ttl)
 
 
-def ttl(place):
+def held(place):
     """What an answer holds now, in seconds."""
     sock = place.client()
     try:
@@ -77,7 +76,7 @@ def ttl(place):
         return None
     finally:
         sock.close()
-    return int.from_bytes(reply[26:30], "big") if reply[7] else None
+    return stub.ttl(reply, 20) if reply[7] else None
 
 
 def report(said, back, other, other_ttl):

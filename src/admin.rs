@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use serve::Rights;
 pub use views::{Status, status};
 
 use crate::supervise::Live;
@@ -69,7 +70,7 @@ pub struct AdminSocket {
 impl AdminSocket {
     /// Serves until `stop`.
     pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) {
-        tasks.spawn(async move { serve::serve(&self.listener, live, &stop).await });
+        tasks.spawn(async move { serve::serve(&self.listener, Rights::Change, live, &stop).await });
     }
 }
 
@@ -92,7 +93,7 @@ impl AdminPort {
 
     /// Serves until `stop`.
     pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) {
-        tasks.spawn(async move { serve::serve(&self.0, live, &stop).await });
+        tasks.spawn(async move { serve::serve(&self.0, Rights::Read, live, &stop).await });
     }
 }
 

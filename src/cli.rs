@@ -43,6 +43,8 @@ enum Verb {
     Ls(ls::Ls),
     /// Say why a name resolves, or does not
     Explain(ask::Explain),
+    /// Have the resolver do something
+    Dns(ask::Dns),
     /// Say how portolan is
     Status(ask::StatusVerb),
     /// Remove every trace of portolan from this host's kernel
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(config),
         Verb::Ls(verb) => verb.run(config),
         Verb::Explain(verb) => verb.run(config),
+        Verb::Dns(verb) => verb.run(config),
         Verb::Status(verb) => verb.run(config),
         Verb::Cleanup(verb) => verb.run(config),
     }

@@ -88,6 +88,59 @@ fn metrics_parse_strictly_and_count_what_was_asked() {
     assert!((tcp - 1.0).abs() < 0.1, "{said}");
 }
 
+#[test]
+fn what_changes_something_is_done_for_the_socket_and_for_nobody_at_the_port() {
+    let said = said_with_port(
+        "ask() { curl -s -o /run/two/body -w '%{http_code}\\n' \"$@\"; cat /run/two/body; echo; }
+         ask -X POST http://127.0.0.1:9127/api/v1/dns/flush
+         ask http://127.0.0.1:9127/api/v1/dns/flush
+         ask --unix-socket /run/two.sock -X POST http://portolan/api/v1/dns/flush
+         ask --unix-socket /run/two.sock -X POST http://portolan/api/v1/status
+         PORTOLAN_SOCKET=/run/two.sock portolan dns flush",
+    );
+    let expected = [
+        "405",
+        r#"{"error":"only GET and HEAD are understood"}"#,
+        "405",
+        r#"{"error":"only POST, on the admin socket, is understood"}"#,
+        "200",
+        r#"{"ok":true,"text":"forgot 0 answers from outside, 0 octets\n","entries":0,"bytes":0}"#,
+        "405",
+        r#"{"error":"only GET and HEAD are understood"}"#,
+        "forgot 0 answers from outside, 0 octets",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn lists_and_status_tell_of_names_that_only_one_sandbox_has_and_whom_it_asks() {
+    let said = said_in_demo(
+        r#"at='\|netns/web.1|a'
+         sed -i -e "$at upstreams = ['192.0.2.53', '192.0.2.54']" \
+             -e "$at hosts = { 'api.example' = ['192.0.2.9', '2001:db8::9'] }" \
+             -e "$at links = { db = '10.20.2.31', old = [] }" /run/portolan/world.toml
+         for i in $(seq 50); do portolan ls sandboxes | grep -q api.example && break; sleep 0.1; done
+         portolan ls sandboxes | grep -E '^(NAME|web.1) '
+         portolan ls sandboxes --json | tr -d ' \n' | grep -o '"upstreams":."192[^}]*},"links":[^}]*}'
+         portolan status | grep '^dns'"#,
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    let [head, row, json, dns, cache] = lines.try_into().unwrap_or_else(|_| panic!("{said}"));
+    assert!(head.contains("UPSTREAMS") && head.contains("EXTRA HOSTS"), "{head}");
+    let cells = [
+        "192.0.2.53:53,192.0.2.54:53  host,host",
+        "api.example=192.0.2.9,api.example=2001:db8::9",
+        "db=10.20.2.31,old=-",
+    ];
+    for cell in cells {
+        assert!(row.contains(cell), "{cell} in {row}");
+    }
+    let fields = r#""upstreams":["192.0.2.53:53","192.0.2.54:53"],"dial":["host","host"],"extra_hosts":{"api.example":["192.0.2.9","2001:db8::9"]},"links":{"db":["10.20.2.31"],"old":[]}"#;
+    assert_eq!(json, fields);
+    assert_eq!(dns, "dns: answers in 8 sandboxes");
+    assert!(cache.starts_with("dns cache: 0 answers from outside in 0 octets;"), "{cache}");
+}
+
 type Labels = BTreeMap<String, String>;
 /// Samples by name and labels.
 type Samples = BTreeMap<String, BTreeMap<Labels, f64>>;

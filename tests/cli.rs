@@ -83,6 +83,7 @@ fn every_question_without_a_portolan_says_how_to_start_one() {
         &["status"][..],
         &["ls", "vips"],
         &["explain", "dns", "a", "--from", "b"],
+        &["dns", "flush"],
         &["exec", "a", "b"],
     ];
     for question in questions {

@@ -31,7 +31,7 @@ pub use explain::{Explanation, explain};
 pub use holder::{HolderProgram, hold};
 pub use host::HostSockets;
 pub use metrics::{ByCode, Counts, Latencies, NetworkCounts, Source};
-pub use plan::{Config, Plan, VipTable};
+pub use plan::{Config, Outside, Plan, VipTable};
 pub use takeover::cleanup;
 pub use upstream::{
     Authorities, BadAuthorities, BadServer, Protocol as ServerProtocol, Server, UpstreamConfig,

@@ -1,4 +1,6 @@
 //! Which question gets which answer: paths of the admin API, versioned under `/api/v1`.
+//!
+//! Always true here: [`answer`] changes nothing; what changes something is in [`act`].
 
 use hyper::StatusCode;
 use registry::Snapshot;
@@ -18,7 +20,7 @@ pub fn answer(live: &Live, path: &str, query: &str) -> (StatusCode, Value) {
             list(views::services(&snapshot, labelled), &views::diagnostics(live))
         }
         "tasks" => list(views::tasks(&snapshot), &[]),
-        "sandboxes" => list(views::sandboxes(&snapshot), &[]),
+        "sandboxes" => list(views::sandboxes(live, &snapshot), &[]),
         "nodes" => list(views::nodes(&snapshot), &[]),
         "vips" => list(views::vips(live, &snapshot), &views::vip_notes(live)),
         "routes" => list(views::routes(live), &views::route_notes(live)),
@@ -30,10 +32,28 @@ pub fn answer(live: &Live, path: &str, query: &str) -> (StatusCode, Value) {
             (code, encode(status))
         }
         "/healthz" => (StatusCode::OK, json!({ "ok": true })),
-        "sandbox" => sandbox(&snapshot, query),
+        "sandbox" => sandbox(live, &snapshot, query),
         "explain/dns" => explain_dns(live, &snapshot, query),
         _ => (StatusCode::NOT_FOUND, error(&format!("there is no {path} here"))),
     }
+}
+
+/// Does what `POST path` asks for; `None`: nothing is done there.
+pub fn act(live: &Live, path: &str) -> Option<(StatusCode, Value)> {
+    (path == FLUSH).then(|| flush(live))
+}
+
+/// Where what servers outside said is forgotten.
+pub const FLUSH: &str = "/api/v1/dns/flush";
+
+fn flush(live: &Live) -> (StatusCode, Value) {
+    if !live.parts.resolver {
+        let text = "the resolver does not run in this process; start `up` without `--only`";
+        return (StatusCode::NOT_FOUND, error(text));
+    }
+    let resolver::Flushed { entries, bytes } = live.dns.flush();
+    let text = format!("forgot {entries} answers from outside, {bytes} octets\n");
+    (StatusCode::OK, json!({ "ok": true, "text": text, "entries": entries, "bytes": bytes }))
 }
 
 /// What a refusal looks like.
@@ -57,10 +77,10 @@ fn encode(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_else(|failure| error(&failure.to_string()))
 }
 
-fn sandbox(snapshot: &Snapshot, query: &str) -> (StatusCode, Value) {
+fn sandbox(live: &Live, snapshot: &Snapshot, query: &str) -> (StatusCode, Value) {
     let name = parameter(query, "name");
     match snapshot.sandbox_named(&name) {
-        Some(found) => (StatusCode::OK, encode(views::sandbox(snapshot, found))),
+        Some(found) => (StatusCode::OK, encode(views::sandbox(live, snapshot, found))),
         None => (StatusCode::NOT_FOUND, error(&views::no_such_sandbox(snapshot, &name))),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -53,6 +53,15 @@ const MAX_ANSWER: usize = 256 << 20;
 
 /// `GET path` of the portolan behind `socket`, from a program that has no runtime.
 pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
+    ask(socket, Method::GET, path)
+}
+
+/// `POST path`, with nothing in it: what changes something.
+pub fn post(socket: &Path, path: &str) -> Result<Value, ClientError> {
+    ask(socket, Method::POST, path)
+}
+
+fn ask(socket: &Path, method: Method, path: &str) -> Result<Value, ClientError> {
     let broken = |reason: String| ClientError::Broken { socket: socket.to_owned(), reason };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -68,7 +77,7 @@ pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
     };
     let stream = runtime.block_on(UnixStream::connect(socket)).map_err(absent)?;
     let (refused, body) = runtime
-        .block_on(async { timeout(PATIENCE, exchange(stream, path)).await })
+        .block_on(async { timeout(PATIENCE, exchange(stream, method, path)).await })
         .map_err(|_elapsed| broken(format!("no answer within {} s", PATIENCE.as_secs())))?
         .map_err(|error| broken(error.to_string()))?;
     let value: Value = serde_json::from_slice(&body).map_err(|error| broken(error.to_string()))?;
@@ -81,10 +90,15 @@ pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn exchange(stream: UnixStream, path: &str) -> Result<(bool, Bytes), Failure> {
+async fn exchange(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+) -> Result<(bool, Bytes), Failure> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header("host", "portolan").body(Full::<Bytes>::default())?;
+    let request = Request::builder().method(method).uri(path).header("host", "portolan");
+    let request = request.body(Full::<Bytes>::default())?;
     let ask = async {
         let response = sender.send_request(request).await?;
         let refused = !response.status().is_success();

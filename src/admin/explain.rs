@@ -4,7 +4,7 @@
 
 use registry::Report;
 use registry::model::Dial;
-use resolver::{Explanation, Plan, Server};
+use resolver::{Explanation, Plan, Server, Standing};
 use serde_json::{Value, json};
 
 /// `explanation`, and what keeps it from being true in its sandbox.
@@ -50,6 +50,16 @@ pub(super) fn dial(dial: Dial) -> &'static str {
     match dial {
         Dial::Host => "host",
         Dial::Sandbox => "sandbox",
+    }
+}
+
+/// How a server is, in one word.
+pub(super) fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Unknown => "unknown",
+        Standing::Up => "up",
+        Standing::Failing => "failing",
+        Standing::Down => "down",
     }
 }
 

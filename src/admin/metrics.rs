@@ -4,9 +4,11 @@
 //! never on names, clients or hosts.
 
 use registry::Report;
-use resolver::Counts;
+use resolver::{CacheFigures, Counts, ServerProtocol, Standing, UpstreamState};
 
-use super::exposition::Exposition;
+use super::explain::dial;
+use super::exposition::{Exposition, Family};
+use super::views;
 use crate::supervise::Live;
 
 /// Everything, in Prometheus' text format.
@@ -19,6 +21,9 @@ pub(super) fn text(live: &Live) -> String {
     if live.parts.resolver {
         let counts = live.dns.counts();
         dns(&mut text, &counts);
+        takeovers(&mut text, live, &counts);
+        upstreams(&mut text, &live.dns.states());
+        kept(&mut text, live.dns.cache(), live.dns.in_flight());
     }
     text.finish()
 }
@@ -118,4 +123,64 @@ fn dns(text: &mut Exposition, counts: &Counts) {
         .sample(&[], counts.unsent);
     text.counter("portolan_dns_connections_total", "DNS connections over TCP.")
         .sample(&[], counts.connections);
+}
+
+fn takeovers(text: &mut Exposition, live: &Live, counts: &Counts) {
+    let (served, unserved) = views::served(live);
+    text.gauge("portolan_dns_sandboxes", "Sandboxes, by whether portolan answers there.")
+        .sample(&[("state", "served")], served)
+        .sample(&[("state", "unserved")], unserved);
+    let help = "Sandboxes whose DNS somebody took from portolan while it answered there.";
+    text.counter("portolan_dns_takeovers_lost_total", help).sample(&[], counts.takeovers_lost);
+    let help = "Of the sandboxes lost, those that portolan answers in again.";
+    text.counter("portolan_dns_takeovers_won_back_total", help)
+        .sample(&[], counts.takeovers_won_back);
+}
+
+/// One series for each server that was asked; the resolver bounds how many it tells.
+fn upstreams(text: &mut Exposition, states: &[UpstreamState]) {
+    let all = |mut family: Family<'_>, value: fn(&UpstreamState) -> Option<f64>| {
+        for state in states {
+            let Some(value) = value(state) else { continue };
+            let (server, protocol) = (state.server.to_string(), protocol(&state.server.protocol));
+            let labels =
+                [("server", &*server), ("protocol", protocol), ("dial", dial(state.server.dial))];
+            family.sample(&labels, value);
+        }
+    };
+    let help = "1 while a name server outside answers anybody; 0: it is asked now and then, to \
+                see whether it is back.";
+    all(text.gauge("portolan_dns_upstream_up", help), |it| {
+        Some(f64::from(u8::from(it.standing != Standing::Down)))
+    });
+    let help = "Smoothed round-trip time to a name server, of the sandbox that is nearest to it.";
+    all(text.gauge("portolan_dns_upstream_rtt_seconds", help), |it| {
+        it.rtt.map(|it| it.as_secs_f64())
+    });
+    let help = "Sandboxes that may ask a name server.";
+    all(text.gauge("portolan_dns_upstream_sandboxes", help), |it| Some(wide(it.sandboxes as u64)));
+    let help = "Sandboxes that a name server does not answer.";
+    all(text.gauge("portolan_dns_upstream_down_sandboxes", help), |it| {
+        Some(wide(it.down_for as u64))
+    });
+}
+
+fn protocol(protocol: &ServerProtocol) -> &'static str {
+    match protocol {
+        ServerProtocol::Plain => "plain",
+        ServerProtocol::Tls(_) => "tls",
+    }
+}
+
+fn kept(text: &mut Exposition, cache: CacheFigures, in_flight: usize) {
+    text.gauge("portolan_dns_upstream_in_flight", "Questions that servers are being asked now.")
+        .sample(&[], in_flight);
+    let help = "What answers kept from outside take, as the allocator counts.";
+    text.gauge("portolan_dns_cache_bytes", help).sample(&[], cache.bytes);
+    let help = "Answers, denials and failures kept from outside, those that are over included.";
+    text.gauge("portolan_dns_cache_entries", help).sample(&[], cache.entries);
+    let help = "Questions answered from what is kept, stale answers included.";
+    text.counter("portolan_dns_cache_hits_total", help).sample(&[], cache.hits);
+    let help = "Questions for which nothing was kept that could be told.";
+    text.counter("portolan_dns_cache_misses_total", help).sample(&[], cache.misses);
 }

@@ -58,8 +58,17 @@ impl Door for TcpListener {
     }
 }
 
+/// What whoever comes may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Rights {
+    /// Ask.
+    Read,
+    /// Ask, and have things done.
+    Change,
+}
+
 /// Answers whoever comes to `door`, until `stop`.
-pub(super) async fn serve(door: &impl Door, live: Live, stop: &CancellationToken) {
+pub(super) async fn serve(door: &impl Door, rights: Rights, live: Live, stop: &CancellationToken) {
     let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     let live = Arc::new(live);
     loop {
@@ -78,7 +87,7 @@ pub(super) async fn serve(door: &impl Door, live: Live, stop: &CancellationToken
         let live = Arc::clone(&live);
         connections.spawn(async move {
             let service = service_fn(|request| {
-                let response = respond(&live, &request);
+                let response = respond(&live, rights, &request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -96,19 +105,31 @@ pub(super) async fn serve(door: &impl Door, live: Live, stop: &CancellationToken
     }
 }
 
-fn respond<B>(live: &Live, request: &Request<B>) -> Response<Full<Bytes>> {
+fn respond<B>(live: &Live, rights: Rights, request: &Request<B>) -> Response<Full<Bytes>> {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    if *request.method() == Method::POST
+        && rights == Rights::Change
+        && let Some((status, value)) = api::act(live, path)
+    {
+        return json(status, &value);
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refusal =
-            json(StatusCode::METHOD_NOT_ALLOWED, &api::error("only GET and HEAD are understood"));
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refusal;
+        return wrong_method("only GET and HEAD are understood", "GET, HEAD");
+    }
+    if path == api::FLUSH {
+        return wrong_method("only POST, on the admin socket, is understood", "POST");
     }
     if path == "/metrics" {
         return body(StatusCode::OK, exposition::CONTENT_TYPE, metrics::text(live));
     }
     let (status, value) = api::answer(live, path, query);
     json(status, &value)
+}
+
+fn wrong_method(text: &str, allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut refusal = json(StatusCode::METHOD_NOT_ALLOWED, &api::error(text));
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    refusal
 }
 
 fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {

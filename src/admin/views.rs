@@ -1,13 +1,18 @@
 //! What the admin API shows: rows made for reading, not the model itself, so that either may
 //! change without the other.
 
+mod sandbox;
+mod status;
+
 use std::net::IpAddr;
 
-use registry::id::{NetworkId, TaskId};
-use registry::model::{PublishMode, Reach, Sandbox, Scope, Service};
+use registry::id::NetworkId;
+use registry::model::{PublishMode, Reach, Scope, Service};
 use registry::{Notes, Report, Snapshot};
 use serde::Serialize;
 
+pub use self::sandbox::{SandboxRow, no_such_sandbox, sandbox, sandboxes};
+pub use self::status::{Status, served, status};
 use crate::supervise::Live;
 
 /// A row of `ls networks`.
@@ -51,17 +56,6 @@ pub struct TaskRow {
     reason: String,
 }
 
-/// A row of `ls sandboxes`, and what `exec` needs.
-#[derive(Debug, Serialize)]
-pub struct SandboxRow {
-    name: String,
-    networks: Vec<String>,
-    addresses: Vec<IpAddr>,
-    upstreams: Vec<String>,
-    hostname: String,
-    netns: String,
-}
-
 /// A row of `ls nodes`.
 #[derive(Debug, Serialize)]
 pub struct NodeRow {
@@ -89,107 +83,6 @@ pub struct RouteRow {
     service: String,
     backends: Vec<String>,
     problem: Option<String>,
-}
-
-/// How portolan is.
-#[derive(Debug, Serialize)]
-pub struct Status {
-    /// Whether everything asked for works.
-    pub ok: bool,
-    /// The same for people.
-    pub text: String,
-    generation: u64,
-    stale: Option<String>,
-    networks: usize,
-    services: usize,
-    tasks: usize,
-    sandboxes: usize,
-    parts: Vec<PartStatus>,
-    notes: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct PartStatus {
-    name: &'static str,
-    generation: u64,
-    changes: usize,
-    took_ms: f64,
-    failures: Vec<String>,
-}
-
-impl Status {
-    /// What keeps it from being ready, in one line.
-    pub fn unready(&self) -> String {
-        let failing = self.parts.iter().flat_map(|part| &part.failures);
-        let waiting = self.parts.iter().filter(|part| part.generation < self.generation);
-        let waiting = waiting.map(|part| format!("the {}", part.name));
-        let missing: Vec<String> = failing.cloned().chain(waiting).collect();
-        if missing.is_empty() { "the application".to_owned() } else { missing.join("; ") }
-    }
-}
-
-/// How portolan is, as of what the parts last said.
-pub fn status(live: &Live) -> Status {
-    let snapshot = live.world.borrow().clone();
-    let parts: Vec<PartStatus> = [
-        live.parts.vip.then(|| part("vip", live.vip.borrow().as_deref())),
-        live.parts.resolver.then(|| part("resolver", live.resolver.borrow().as_deref())),
-        live.parts.router.then(|| part("router", live.router.borrow().as_deref())),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let stale = snapshot.stale().map(str::to_owned);
-    let ok = snapshot.generation() > 0
-        && stale.is_none()
-        && parts.iter().all(|part| part.failures.is_empty() && part.generation > 0);
-    let mut status = Status {
-        ok,
-        text: String::new(),
-        generation: snapshot.generation(),
-        stale,
-        networks: snapshot.networks().len(),
-        services: snapshot.services().len(),
-        tasks: snapshot.tasks().len(),
-        sandboxes: snapshot.sandboxes().len(),
-        parts,
-        notes: diagnostics(live),
-    };
-    status.text = describe(&status);
-    status
-}
-
-fn describe(status: &Status) -> String {
-    let Status { generation, networks, services, tasks, sandboxes, .. } = status;
-    let mut lines = vec![match &status.stale {
-        Some(reason) => format!("serving what was last known (generation {generation}): {reason}"),
-        None if *generation == 0 => "waiting for the first complete reading".to_owned(),
-        None => format!("up to date (generation {generation})"),
-    }];
-    lines.push(format!(
-        "{networks} networks, {services} services, {tasks} tasks, {sandboxes} sandboxes"
-    ));
-    for part in &status.parts {
-        let PartStatus { name, generation, changes, took_ms, failures } = part;
-        let state = if failures.is_empty() { "fine" } else { "failing" };
-        lines.push(format!(
-            "{name}: {state}, generation {generation}, {changes} changes in {took_ms:.1} ms"
-        ));
-        lines.extend(failures.iter().map(|failure| format!("  {failure}")));
-    }
-    lines.extend(status.notes.iter().cloned());
-    lines.push(String::new());
-    lines.join("\n")
-}
-
-fn part<P>(name: &'static str, report: Option<&Report<P>>) -> PartStatus {
-    PartStatus {
-        name,
-        generation: report.map_or(0, |it| it.generation),
-        changes: report.map_or(0, |it| it.outcome.changes),
-        took_ms: report.map_or(0.0, |it| it.took.as_secs_f64() * 1e3),
-        failures: report.map(|it| lines(&it.outcome.failures)).unwrap_or_default(),
-    }
 }
 
 /// Every diagnostic of the sources and the compiles.
@@ -293,44 +186,6 @@ pub fn tasks(snapshot: &Snapshot) -> Vec<TaskRow> {
         reason: task.reason.clone(),
     };
     snapshot.tasks().map(row).collect()
-}
-
-/// The sandboxes.
-pub fn sandboxes(snapshot: &Snapshot) -> Vec<SandboxRow> {
-    snapshot.sandboxes().map(|it| sandbox(snapshot, it)).collect()
-}
-
-/// One sandbox.
-pub fn sandbox(snapshot: &Snapshot, sandbox: &Sandbox) -> SandboxRow {
-    SandboxRow {
-        name: sandbox.name.clone(),
-        networks: sandbox.networks.iter().map(|it| network_name(snapshot, &it.network)).collect(),
-        addresses: sandbox.networks.iter().flat_map(|it| it.addresses.clone()).collect(),
-        upstreams: sandbox.upstreams.iter().map(|it| it.address.to_string()).collect(),
-        hostname: sandbox.hostname.clone(),
-        netns: sandbox.netns.display().to_string(),
-    }
-}
-
-/// That there is no such sandbox, and which there are.
-pub fn no_such_sandbox(snapshot: &Snapshot, name: &str) -> String {
-    let starting = format!("{name}.");
-    let alike = snapshot.sandboxes().filter(|it| it.name.starts_with(&starting)).count();
-    if alike > 1 {
-        return format!("`{name}` could be any of {alike} sandboxes; give the whole name");
-    }
-    let task = |id: &TaskId| snapshot.task(id).map(|task| task.name.clone());
-    if snapshot.tasks().any(|it| it.name == name || it.name.starts_with(&starting)) {
-        return format!("`{name}` runs on another node, or on no user-defined network; ask there");
-    }
-    let known = snapshot
-        .sandboxes()
-        .flat_map(|it| std::iter::once(it.name.clone()).chain(it.tasks.iter().filter_map(task)));
-    let mut known: Vec<String> = known.collect();
-    known.sort();
-    known.dedup();
-    known.truncate(20);
-    format!("there is no sandbox `{name}` on this node; there are: {}", known.join(", "))
 }
 
 /// The nodes.

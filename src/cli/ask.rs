@@ -1,4 +1,5 @@
-//! `portolan explain` and `portolan status`: one question to the running portolan, one text back.
+//! `portolan explain`, `portolan status` and `portolan dns`: one question to the running portolan, one
+//! text back.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::report::{failure, print};
 use super::{USAGE, admin_socket};
+use crate::admin::client::ClientError;
 use crate::admin::{api, client};
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +40,29 @@ pub(super) struct StatusVerb {
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Dns {
+    #[command(subcommand)]
+    what: DnsVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum DnsVerb {
+    /// Forget what name servers outside said
+    Flush {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Dns {
+    pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
+        let DnsVerb::Flush { json } = self.what;
+        told(config, |socket| client::post(socket, api::FLUSH), json)
+    }
+}
+
 impl Explain {
     pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
         let Subject::Dns { name, from, json } = self.subject;
@@ -52,13 +77,21 @@ impl StatusVerb {
     }
 }
 
-/// Prints the answer's text; its field `ok` decides the exit status.
 fn ask(config: Option<&Path>, path: &str, json: bool) -> ExitCode {
+    told(config, |socket| client::get(socket, path), json)
+}
+
+/// Prints the answer's text; its field `ok` decides the exit status.
+fn told(
+    config: Option<&Path>,
+    ask: impl FnOnce(&Path) -> Result<Value, ClientError>,
+    json: bool,
+) -> ExitCode {
     let socket = match admin_socket(config) {
         Ok(socket) => socket,
         Err(errors) => return failure(&errors, USAGE),
     };
-    let answer = match client::get(&socket, path) {
+    let answer = match ask(&socket) {
         Ok(answer) => answer,
         Err(error) => return failure(&error, 1),
     };

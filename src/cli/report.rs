@@ -58,6 +58,16 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::Array(items)) => {
             items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(",")
         }
+        Some(Value::Object(fields)) if fields.is_empty() => "-".to_owned(),
+        // Names and what they mean: once for each meaning, as in a hosts file.
+        Some(Value::Object(fields)) => {
+            let meanings = |value: &Value| value.as_array().filter(|it| !it.is_empty()).cloned();
+            let pairs = fields.iter().flat_map(|(key, value)| {
+                let all = meanings(value).unwrap_or_else(|| vec![value.clone()]);
+                all.into_iter().map(move |it| format!("{key}={}", cell(Some(&it))))
+            });
+            pairs.collect::<Vec<_>>().join(",")
+        }
         Some(other) => other.to_string(),
     }
 }

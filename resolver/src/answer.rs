@@ -22,6 +22,7 @@ use registry::model::Completeness;
 use crate::chance::swaps;
 use crate::name::Name;
 use crate::plan::{Entry, Outside, Pointer, View, Zone};
+use crate::upstream::suffix::is_below;
 use crate::wire::{Class, Kind, Query, Rcode};
 pub(crate) use find::candidates;
 use find::find;
@@ -158,14 +159,14 @@ pub(crate) fn decide(view: &View, query: &Query, seed: u64) -> (Verdict, Ground)
             return said(answer, Ground::OwnAddress);
         }
         return match special::reverse_answer(&asked, query.kind, view.ttl) {
-            Some(answer) => said(answer, Ground::SpecialAddress),
-            None => (outside(view), Ground::Unknown),
+            Some(answer) if !has_servers(view, &key) => said(answer, Ground::SpecialAddress),
+            Some(_) | None => (outside(view), Ground::Unknown),
         };
     }
     if is_above_names(&view.zones, &key) {
         return said(Answer::no_data(view.ttl), Ground::Above);
     }
-    if special::is_nowhere(&key) {
+    if special::is_nowhere(&key) && !has_servers(view, &key) {
         return said(Answer::no_name(view.ttl), Ground::Nowhere);
     }
     unknown(view, &key, query.kind)
@@ -271,7 +272,7 @@ fn unknown(view: &View, key: &str, kind: Kind) -> (Verdict, Ground) {
     if single && SINGLE_LABEL_KINDS.contains(&kind) {
         return if view.asks_engine() {
             (Verdict::AskEngine, Ground::Gossip)
-        } else if view.forward_single_label {
+        } else if view.forward_single_label || has_servers(view, key) {
             (outside(view), Ground::Unknown)
         } else if is_above_hosts(view, key) {
             (Verdict::Answer(Answer::no_data(view.ttl)), Ground::Above)
@@ -292,10 +293,16 @@ fn unknown(view: &View, key: &str, kind: Kind) -> (Verdict, Ground) {
     if matches!(kind, Kind::A | Kind::AAAA) && may_know {
         return (Verdict::AskEngine, Ground::Gossip);
     }
-    if cannot_be_public(view, key) {
+    if cannot_be_public(view, key) && !has_servers(view, key) {
         return (Verdict::Answer(Answer::no_name(view.ttl)), Ground::NeverPublic);
     }
     (outside(view), Ground::Unknown)
+}
+
+/// Whether the operator named servers for `key`: he knows better than the rules for names that
+/// nobody should be asked about. Many sites have a `local` of their own.
+fn has_servers(view: &View, key: &str) -> bool {
+    view.suffixes.iter().any(|it| is_below(key, it))
 }
 
 /// Whether extra hosts lie below `key`, a single label: `internal`, where there is

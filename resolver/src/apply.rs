@@ -393,6 +393,7 @@ mod tests {
                 links: BTreeMap::new(),
                 hosts: BTreeMap::new(),
                 outside: Outside::NoServers,
+                suffixes: Arc::default(),
                 forward_single_label: false,
                 ttl,
             };

@@ -39,6 +39,7 @@ pub fn compile(snapshot: &Snapshot, vips: &VipTable, config: &Config) -> (Plan, 
         .filter(|network| !network.ingress)
         .map(|it| (it.id.clone(), Arc::new(zone::zone(snapshot, it, vips, config, &mut notes))))
         .collect();
+    let suffixes = config.upstream.suffixes.keys().cloned().collect();
     let mut views = BTreeMap::new();
     let mut places: BTreeMap<(PathBuf, Option<u64>), &str> = BTreeMap::new();
     for sandbox in snapshot.sandboxes() {
@@ -53,7 +54,7 @@ pub fn compile(snapshot: &Snapshot, vips: &VipTable, config: &Config) -> (Plan, 
             continue;
         }
         places.insert(place, &sandbox.name);
-        let view = view(snapshot, sandbox, &zones, config, &mut notes);
+        let view = view(snapshot, sandbox, &zones, (config, &suffixes), &mut notes);
         views.insert(sandbox.id.clone(), Arc::new(view));
     }
     let host = Arc::new(host_view(snapshot, &zones, config));
@@ -69,7 +70,7 @@ fn view(
     snapshot: &Snapshot,
     sandbox: &Sandbox,
     zones: &BTreeMap<NetworkId, Arc<Zone>>,
-    config: &Config,
+    (config, suffixes): (&Config, &Arc<[String]>),
     notes: &mut Notes,
 ) -> View {
     let networks: Vec<&Network> =
@@ -90,6 +91,7 @@ fn view(
         links: sandbox.links.iter().map(own).collect(),
         hosts: sandbox.hosts.iter().map(own).filter(|(name, _)| may_be_host(name)).collect(),
         outside: outside(sandbox, &networks, config, notes),
+        suffixes: Arc::clone(suffixes),
         forward_single_label: config.forward_single_label,
         ttl: seconds(config.ttl),
     }

@@ -64,9 +64,11 @@ impl Seat {
         for zone in &view.zones {
             zone.table.prepare(zone);
         }
-        // Hosts may lie below a single label.
-        let denies_single_labels =
-            !view.asks_engine() && !view.forward_single_label && view.hosts.is_empty();
+        // Hosts may lie below a single label, and a suffix may be one.
+        let denies_single_labels = !view.asks_engine()
+            && !view.forward_single_label
+            && view.hosts.is_empty()
+            && view.suffixes.iter().all(|it| it.contains('.'));
         Self { view, counts: Vec::new(), hosts, links, denies_single_labels }
     }
 

@@ -162,6 +162,9 @@ pub struct View {
     pub hosts: BTreeMap<String, Entry>,
     /// What happens to names that are not known here.
     pub outside: Outside,
+    /// Suffixes below which the operator named servers, in normal form
+    /// ([`UpstreamConfig::suffixes`]): names that nobody else would be asked about are asked there.
+    pub suffixes: Arc<[String]>,
     /// Whether unknown names of one label go outside too.
     pub forward_single_label: bool,
     /// Seconds that negative answers may be kept.
@@ -205,6 +208,7 @@ impl View {
             links,
             hosts,
             outside,
+            suffixes,
             forward_single_label,
             ttl,
         } = self;
@@ -217,6 +221,7 @@ impl View {
             && *links == other.links
             && *hosts == other.hosts
             && *outside == other.outside
+            && *suffixes == other.suffixes
             && *forward_single_label == other.forward_single_label
             && *ttl == other.ttl
     }

@@ -14,7 +14,7 @@ pub(crate) mod realm;
 pub(crate) mod rebinding;
 pub(crate) mod register;
 mod server;
-mod suffix;
+pub(crate) mod suffix;
 pub(crate) mod tls;
 mod way;
 

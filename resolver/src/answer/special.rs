@@ -1,8 +1,9 @@
 //! Names that mean the same everywhere: the special-use names (RFC 6761 and its registry), and the
 //! reverse names of addresses that nobody outside can know (RFC 6303).
 //!
-//! Always true here: what is decided here never leaves this machine. Whoever calls his container
-//! `db.local` is heard first; only `localhost` and `resolver.arpa` come before everybody's names.
+//! Always true here: what is decided here never leaves this machine, unless the operator named
+//! servers for it. Whoever calls his container `db.local` is heard first; only `localhost` and
+//! `resolver.arpa` come before everybody's names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -43,6 +43,7 @@ fn other_classes_are_refused_whatever_the_name() {
         links: BTreeMap::new(),
         hosts: BTreeMap::new(),
         outside: Outside::NoServers,
+        suffixes: Arc::default(),
         forward_single_label: false,
         ttl: 5,
     };

@@ -1,6 +1,7 @@
 //! What a reply of the engine's means.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::*;
 use crate::plan::Outside;
@@ -18,6 +19,7 @@ fn view(forward_single_label: bool) -> View {
         hosts: std::collections::BTreeMap::default(),
         links: std::collections::BTreeMap::default(),
         outside: Outside::NoServers,
+        suffixes: Arc::default(),
         forward_single_label,
         ttl: 5,
     }

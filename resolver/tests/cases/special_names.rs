@@ -1,7 +1,9 @@
 //! D. Names that mean the same everywhere, or must not reach the DNS (RFC 6761 and its kin).
 
 use super::client::{A, AAAA, Ask, NOERROR, PTR, TXT};
+use super::upstream::{FOREIGN, Upstream};
 use super::world::World;
+use crate::support::config;
 
 #[test]
 fn case_33_localhost_and_all_below_it_are_the_loopback_and_are_never_forwarded() {
@@ -42,6 +44,30 @@ fn case_34_names_of_multicast_dns_do_not_exist() {
             client.ask(&Ask::new(name, kind)).is_no_name();
         }
     }
+    world.nobody_outside_was_asked();
+}
+
+#[test]
+fn case_34_names_for_which_the_operator_named_servers_are_asked_there_and_ours_stay_here() {
+    let site = Upstream::knowing([192, 0, 2, 53]);
+    let mut config = config();
+    for suffix in ["local", "corp", "254.169.in-addr.arpa", "10.in-addr.arpa", "localhost"] {
+        let servers = vec![site.address.to_string().parse().unwrap()];
+        config.upstream.suffixes.insert(suffix.to_owned(), servers);
+    }
+    let world = World::with(config, Upstream::knowing(FOREIGN));
+    let client = world.client();
+    for name in ["printer.local", "local", "git.CORP", "corp", "1.1.254.169.in-addr.arpa"] {
+        assert_eq!(client.answers(name, A), ["A 192.0.2.53"], "{name}");
+    }
+    assert_eq!(site.count(), 5);
+    for name in ["x.invalid", "notlocal", "printer.onion"] {
+        client.ask(&Ask::new(name, A)).is_no_name();
+    }
+    client.ask(&Ask::new("99.1.20.10.in-addr.arpa", PTR)).is_no_name();
+    assert_eq!(client.answers("localhost", A), ["A 127.0.0.1"]);
+    assert_eq!(client.answers("web", A), ["A 10.20.1.2"]);
+    assert_eq!(site.count(), 5);
     world.nobody_outside_was_asked();
 }
 

@@ -1,6 +1,6 @@
 """Measures portolan's DNS next to other servers, in one run, rounds interleaved.
 
-    sudo python3 benches/dns PORTOLAN [table|cache|flood|change|many|restarts|order|where]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
+    sudo python3 benches/dns PORTOLAN [table|cache|flood|change|outage|many|restarts|order|where]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
 
 table   CPU per answer of each server: 1,000 names, asked from inside the server's own namespace by one dnsperf with
         100 questions in flight; echoes as yardsticks. ENGINE=0 leaves Docker's own (which needs tests/lab) out
@@ -10,6 +10,7 @@ flood   latency of local names at 10,000 q/s: alone, while another namespace flo
 change  from a world file's new name to the first changed answer, and what of it follows the new snapshot
 restarts  kill -9 and a new start, 50 times (KILLS=50), under 5,000 q/s of a client that retries as glibc does: names that
         nobody answered. ENGINE=0: a dnsmasq stands where the engine's resolver would
+outage  dead upstream servers: what the first look-up and the next ones wait, and what is told when all are silent
 many    500 sandboxes: memory, and the time that setting one up takes
 order   what the rules in a sandbox's table cost an answer, in front of an echo
 where   system calls and CPU samples of a busy resolver (needs strace and perf)
@@ -17,13 +18,14 @@ where   system calls and CPU samples of a busy resolver (needs strace and perf)
 PORTOLAN is a release build; `cargo build --release -p kernel --example echo` makes the echoes. benches/README.md says
 how to read the figures.
 """
-import os, pathlib, shutil, statistics, sys, tempfile
+import os, pathlib, shutil, sys, tempfile
 
-import load, parts, peers, restarts
-from places import until
+import outage, parts, restarts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ROUNDS, SECONDS = int(os.environ.get("ROUNDS", "5")), float(os.environ.get("SECONDS", "3"))
+PARTS = {it.__name__: it for it in (parts.table, parts.cache, parts.flood, parts.change, outage.outage, parts.many,
+                                    restarts.restarts, parts.order, parts.where)}
 
 
 def echo_program():
@@ -43,7 +45,7 @@ def main():
     try:
         for name in what:
             print(f"\n== {name}", flush=True)
-            (restarts.restarts if name == "restarts" else getattr(parts, name))(run)
+            PARTS[name](run)
             run.end()
     finally:
         run.end()

@@ -1,10 +1,11 @@
 """Measures portolan's DNS next to other servers, in one run, rounds interleaved.
 
-    sudo python3 benches/dns PORTOLAN [table|cache|flood|change|outage|many|restarts|order|where]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
+    sudo python3 benches/dns PORTOLAN [table|cache|bound|flood|change|outage|many|restarts|order|where]...     (ROUNDS=5 SECONDS=3 ENGINE=1)
 
 table   CPU per answer of each server: 1,000 names, asked from inside the server's own namespace by one dnsperf with
         100 questions in flight; echoes as yardsticks. ENGINE=0 leaves Docker's own (which needs tests/lab) out
 cache   CPU per answer for names from a cached upstream, next to local ones
+bound   memory that a full cache takes, for several limits
 flood   latency of local names at 10,000 q/s: alone, while another namespace floods somebody else with 100,000 q/s
         of unknown names, and while another sandbox floods portolan, whose upstream there is dead
 change  from a world file's new name to the first changed answer, and what of it follows the new snapshot
@@ -20,11 +21,11 @@ how to read the figures.
 """
 import os, pathlib, shutil, sys, tempfile
 
-import outage, parts, restarts
+import bound, outage, parts, restarts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ROUNDS, SECONDS = int(os.environ.get("ROUNDS", "5")), float(os.environ.get("SECONDS", "3"))
-PARTS = {it.__name__: it for it in (parts.table, parts.cache, parts.flood, parts.change, outage.outage, parts.many,
+PARTS = {it.__name__: it for it in (parts.table, parts.cache, bound.bound, parts.flood, parts.change, outage.outage, parts.many,
                                     restarts.restarts, parts.order, parts.where)}
 
 

@@ -23,7 +23,7 @@ use kernel::nft::NftError;
 use kernel::socket::{SocketError, tcp_listener, udp_bound};
 use registry::id::SandboxId;
 use registry::{Notes, Outcome};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::compile::SANDBOX_ADDRESS;
@@ -34,11 +34,12 @@ use crate::holder::{Answering, Hold, Holder, HolderProgram};
 use crate::host::HostSockets;
 use crate::metrics::Metrics;
 use crate::plan::{HostView, Plan, View};
-use crate::serve::{Desk, MAX_OUTSIDE, SandboxDesk, Server, ServerError, Serving, Sockets};
+use crate::serve::{Desk, SandboxDesk, Server, ServerError, Serving, Sockets};
 use crate::takeover::{Ports, Takeover};
-use crate::upstream::UpstreamConfig;
 use crate::upstream::exchange::Place;
-use crate::upstream::realm::{Policy, Realm};
+use crate::upstream::limits::SandboxLimits;
+use crate::upstream::policy::Policy;
+use crate::upstream::realm::Realm;
 
 /// The thread that holds all sandboxes. It ends, and gives everything back, when dropped.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Keeper {
         host: Option<HostSockets>,
         holder: Option<HolderProgram>,
         metrics: &Arc<Metrics>,
-        upstream: &UpstreamConfig,
+        policy: Policy,
     ) -> Result<Self, KeeperError> {
         let (orders, queue) = mpsc::channel(1); // the consumer waits for each order
         let server = Server::start()?;
@@ -85,7 +86,7 @@ impl Keeper {
             host,
             holder: Holder::start(holder),
             metrics: Arc::clone(metrics),
-            policy: Arc::new(Policy::new(upstream)),
+            policy: Arc::new(policy),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             last_pulse: [0; 2],
@@ -247,12 +248,14 @@ impl Room {
         let own = Ports { udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port() };
         let answering = Answering { udp: udp.try_clone()?.into(), tcp: tcp.try_clone()?.into() };
         let place = Place { netns: view.netns.clone(), cookie: view.cookie };
+        let realm = Realm::new(&self.policy, self.door.clone(), place.clone());
+        realm.follow(view);
         let desk = Arc::new(Desk::Sandbox(SandboxDesk {
             seat: ArcSwap::from_pointee(Seat::counted(Arc::clone(view), &self.metrics)),
-            realm: Realm::new(&self.policy, self.door.clone(), place.clone()),
+            realm,
             engine: Engine::new(place, own.udp),
             door: self.door.clone(),
-            outside: Arc::new(Semaphore::new(MAX_OUTSIDE)),
+            limits: SandboxLimits::new(Instant::now()),
             metrics: Arc::clone(&self.metrics),
         }));
         let serving = self.server.open(&desk, Sockets { udp, tcp })?;
@@ -335,6 +338,7 @@ impl Held {
     fn rezone(&self, view: &Arc<View>) {
         if let Desk::Sandbox(desk) = &*self.serving.desk {
             desk.seat.store(Arc::new(Seat::counted(Arc::clone(view), &desk.metrics)));
+            desk.realm.follow(view);
         }
     }
 }
@@ -409,7 +413,7 @@ mod tests {
             host: None,
             holder: Holder::start(None),
             metrics: Arc::default(),
-            policy: Arc::new(Policy::new(&UpstreamConfig::default())),
+            policy: Arc::new(Policy::new(&crate::UpstreamConfig::default(), &Arc::default())),
             views: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             last_pulse: [u64::MAX; 2], // whatever the pulse is, it differs

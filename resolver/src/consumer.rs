@@ -18,6 +18,7 @@ use crate::holder::HolderProgram;
 use crate::host::HostSockets;
 use crate::metrics::{Counts, Metrics, Source};
 use crate::plan::{Config, Plan, VipTable};
+use crate::upstream::policy::Policy;
 use crate::upstream::register::{CacheFigures, Flushed, Register, UpstreamState};
 
 /// Answers names in every sandbox and on the host.
@@ -135,12 +136,9 @@ impl Resolver {
         if self.keeper.is_none() {
             let host = self.host.as_ref().map(HostSockets::try_clone).transpose();
             let host = host.map_err(|error| format!("cannot use the host's sockets: {error}"))?;
-            let started = Keeper::start(
-                host,
-                self.holder.clone(),
-                &self.meter.metrics,
-                &self.config.upstream,
-            );
+            let Meter { metrics, upstreams } = &self.meter;
+            let policy = Policy::new(&self.config.upstream, upstreams);
+            let started = Keeper::start(host, self.holder.clone(), metrics, policy);
             let started = started.map_err(|error| error.to_string())?;
             self.keeper = Some(started);
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::name::Name;
-use crate::upstream::cache::{Budget, Cache, Folded, Found, Renewal};
+use crate::upstream::cache::{Budget, Cache, Folded, Found, Refresh, Renewal};
 use crate::upstream::rebinding::Filter;
 use crate::upstream::tls::line::first_message;
 use crate::wire::reply::asked::Asked;
@@ -95,8 +95,8 @@ fn tell(cache: &mut Cache, query: &Query, now: Instant, prefetches: &mut usize) 
                     *prefetches += usize::from(prefetch);
                     entry
                 }
-                Found::Stale { entry, ask } => {
-                    assert!(ask, "nobody has failed");
+                Found::Stale { entry, refresh } => {
+                    assert_eq!(refresh, Refresh::First, "nobody has failed");
                     entry
                 }
             };

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kernel::door::Door;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -32,6 +32,8 @@ use crate::fast::Seat;
 use crate::metrics::{Metrics, Source};
 use crate::plan::{HostView, Outside};
 use crate::respond::{Step, Whom, respond_counted, respond_host};
+use crate::upstream::Asker;
+use crate::upstream::limits::{Leave, MAX_OUTSIDE, SandboxLimits};
 use crate::upstream::realm::Realm;
 use crate::wire::{self, Query, Rcode, Recursion, Transport};
 use errand::Errand;
@@ -135,8 +137,8 @@ pub(crate) struct SandboxDesk {
     pub(crate) door: Door,
     /// Its way to upstream servers.
     pub(crate) realm: Realm,
-    /// Questions that may be asked outside at once.
-    pub(crate) outside: Arc<Semaphore>,
+    /// What may be asked outside.
+    pub(crate) limits: SandboxLimits,
     /// Where is counted.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -164,7 +166,7 @@ impl Desk {
     }
 
     /// Leave to ask outside, or the reply where too many ask already.
-    fn leave(&self, query: &Query) -> Result<OwnedSemaphorePermit, Vec<u8>> {
+    fn leave(&self, query: &Query) -> Result<Leave, Vec<u8>> {
         let refused = |code, reason| {
             self.metrics().answered(Source::Refused, code);
             wire::refusal(query, code, reason, Recursion::Offered)
@@ -172,34 +174,37 @@ impl Desk {
         let Self::Sandbox(desk) = self else {
             return Err(refused(Rcode::REFUSED, Reason::Plain)); // the host's view never asks
         };
-        Arc::clone(&desk.outside).try_acquire_owned().map_err(|_full| {
+        desk.limits.leave().map_err(|reason| {
             Metrics::count(&desk.metrics.busy);
-            refused(Rcode::SERVFAIL, Reason::Busy)
+            refused(Rcode::SERVFAIL, reason)
         })
     }
 
-    /// The reply of somebody else to `query`.
-    async fn ask(&self, query: &Query, whom: Whom, transport: Transport) -> Vec<u8> {
+    /// The reply of somebody else to `query`, which has `leave` to be asked.
+    async fn ask(&self, query: &Query, whom: Whom, leave: &Leave, transport: Transport) -> Vec<u8> {
         let Self::Sandbox(desk) = self else {
             return wire::refusal(query, Rcode::REFUSED, Reason::Plain, Recursion::Offered);
         };
         let view = Arc::clone(&desk.seat.load().view);
-        let refused = |reason| {
-            let code = Rcode::SERVFAIL;
-            (wire::refusal(query, code, reason, Recursion::Offered), Source::Refused)
-        };
-        let (reply, source) = match (whom, &view.outside) {
-            (Whom::Engine, _) => {
+        let given = match (whom, Asker::of(&view), &view.outside) {
+            (Whom::Engine, ..) => {
                 let reply = engine::ask(&desk.door, &desk.engine, &view, query, transport).await;
-                (reply, Source::Engine)
+                Ok((reply, Source::Engine))
             }
-            (Whom::Upstream, Outside::Servers(servers)) => {
-                desk.realm.resolve(servers, &view.subnets, query, transport).await
+            (Whom::Upstream, Some(asker), _) => {
+                desk.realm.resolve(asker, leave, query, transport).await
             }
             // The view changed between the question and here.
-            (Whom::Upstream, Outside::Internal) => refused(Reason::Internal),
-            (Whom::Upstream, Outside::NoServers) => refused(Reason::NoServers),
+            (Whom::Upstream, None, Outside::Internal) => Err(Reason::Internal),
+            (Whom::Upstream, None, _) => Err(Reason::NoServers),
         };
+        let (reply, source) = given.unwrap_or_else(|reason| {
+            if reason == Reason::Busy {
+                Metrics::count(&desk.metrics.busy);
+            }
+            let code = Rcode::SERVFAIL;
+            (wire::refusal(query, code, reason, Recursion::Offered), Source::Refused)
+        });
         if let Some(header) = wire::Header::read(&reply) {
             desk.metrics.answered(source, header.rcode());
         }
@@ -207,9 +212,6 @@ impl Desk {
     }
 }
 
-/// Questions of one sandbox that are being asked outside at once. The engine allows 1,024; each of
-/// ours costs two descriptors at worst, and a client that has 256 names outstanding is broken.
-pub(crate) const MAX_OUTSIDE: usize = 256;
 /// Sandboxes that wait to be served; all of a large host's at a start.
 const ORDERS: usize = 4096;
 /// Often enough that two are missed well before the dead-man's element expires.

@@ -5,9 +5,14 @@
 //! - *kept apart*: what was learnt from one place of dialling and one set of servers is told to
 //!   nobody who asks from another place or other servers.
 
+mod asking;
 pub(crate) mod cache;
+mod circle;
 pub(crate) mod exchange;
+mod flight;
 mod health;
+pub(crate) mod limits;
+pub(crate) mod policy;
 mod private;
 mod race;
 pub(crate) mod realm;
@@ -19,7 +24,9 @@ pub(crate) mod tls;
 mod way;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(crate) use circle::{Asker, Told};
 pub(crate) use private::is_private;
 pub use register::{CacheFigures, Flushed, Standing, UpstreamState};
 pub use server::{BadServer, Protocol, Server};
@@ -57,4 +64,9 @@ impl Default for UpstreamConfig {
             rebinding_allow: Vec::new(),
         }
     }
+}
+
+/// Only whole values are put behind these locks, so a panic elsewhere leaves nothing half done.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

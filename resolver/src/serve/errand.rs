@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use super::{Desk, report};
 use crate::answer::Reason;
 use crate::metrics::{Metrics, Source};
 use crate::respond::Whom;
+use crate::upstream::limits::Leave;
 use crate::wire::{self, Query, Rcode, Recursion, Transport};
 
 /// A question, and who wants the answer.
@@ -25,7 +26,7 @@ pub(super) struct Errand {
     pub(super) query: Query,
     pub(super) whom: Whom,
     pub(super) client: Client,
-    pub(super) leave: OwnedSemaphorePermit,
+    pub(super) leave: Leave,
 }
 
 /// Where an answer goes.
@@ -46,7 +47,7 @@ impl Errand {
     async fn run(self, desk: Arc<Desk>) {
         let Self { query, whom, client, leave } = self;
         let arrived = Instant::now();
-        let reply = desk.ask(&query, whom, Transport::Udp).await;
+        let reply = desk.ask(&query, whom, &leave, Transport::Udp).await;
         if client.socket.try_send_to(&reply, client.address).is_err() {
             Metrics::count(&desk.metrics().unsent);
         }

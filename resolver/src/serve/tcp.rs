@@ -155,7 +155,7 @@ impl Connection {
                     Ok(leave) => {
                         let desk = Arc::clone(&self.desk);
                         self.asked.spawn(async move {
-                            let reply = desk.ask(&query, whom, Transport::Tcp).await;
+                            let reply = desk.ask(&query, whom, &leave, Transport::Tcp).await;
                             drop(leave);
                             reply
                         });

@@ -24,9 +24,9 @@ use super::{Desk, SandboxDesk};
 use crate::chance::Even;
 use crate::fast::{Plain, Quick};
 use crate::metrics::{Metrics, Source};
-use crate::plan::{Outside, View};
+use crate::plan::View;
 use crate::respond::Step;
-use crate::upstream::realm::Told;
+use crate::upstream::{Asker, Told};
 use crate::wire::Transport;
 use crate::wire::encode::OUR_UDP;
 
@@ -157,8 +157,8 @@ impl Clerk<'_> {
 
 /// Answers from what others said before, if that is at hand and holds.
 fn recall(desk: &SandboxDesk, view: &View, asked: &Plain<'_>, out: &mut [u8]) -> Option<usize> {
-    let Outside::Servers(servers) = &view.outside else { return None };
-    let Told { length, code, source } = desk.realm.recall(servers, &asked.asked()?, out)?;
+    let asker = Asker::of(view)?;
+    let Told { length, code, source } = desk.realm.recall(asker, &asked.asked()?, out)?;
     Metrics::count(&desk.metrics.udp_queries);
     desk.metrics.answered(source, code);
     Some(length)

@@ -27,7 +27,7 @@ use std::time::Instant;
 use self::admission::Admission;
 pub(crate) use self::budget::Budget;
 use self::entry::Traits;
-pub(crate) use self::entry::{Entry, Folded, Key};
+pub(crate) use self::entry::{BLOCKED_ANSWER, Entry, Folded, Key};
 use self::index::Index;
 use self::sieve::Sieve;
 use crate::wire::reply::Reply;
@@ -62,9 +62,21 @@ pub(crate) enum Found<'a> {
     Stale {
         /// What is told then.
         entry: &'a Entry,
-        /// False: they failed a moment ago and need not be asked again yet.
-        ask: bool,
+        /// Whether they are to be asked again.
+        refresh: Refresh,
     },
+}
+
+/// Whether, and when, servers are asked anew about what is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Refresh {
+    /// Not now: it holds, or they failed a moment ago.
+    Not,
+    /// Behind an answer from what is kept: it holds not much longer, or they failed so lately that
+    /// nobody should wait for them.
+    Behind,
+    /// Before it is told: they may know better.
+    First,
 }
 
 /// Who looks something up.
@@ -100,8 +112,8 @@ impl Cache {
             let prefetch = entry.hit(renewal, now);
             Found::Fresh { entry, prefetch }
         } else {
-            let ask = !entry.was_rechecked(now);
-            Found::Stale { entry, ask }
+            let refresh = entry.refresh(now);
+            Found::Stale { entry, refresh }
         }
     }
 
@@ -117,19 +129,30 @@ impl Cache {
 
     /// Notes that no server has answered `query` (RFC 9520 section 2.2).
     pub(crate) fn fail(&mut self, query: &Query, now: Instant) {
+        if self.not_renewed(query, now) {
+            return;
+        }
         let asked = Asked::of(query, Transport::Tcp);
         let folded = Folded::new(asked.name);
         let key = folded.key(&asked);
         let hash = self.hash_of(&key);
-        if let Some(place) = self.place(&key, hash)
+        self.replace(&key, hash, Entry::failure(&key, hash, now));
+    }
+
+    /// Notes that asking `query` anew brought no answer; false: there is none from before either.
+    pub(crate) fn not_renewed(&mut self, query: &Query, now: Instant) -> bool {
+        let asked = Asked::of(query, Transport::Tcp);
+        let folded = Folded::new(asked.name);
+        let key = folded.key(&asked);
+        if let Some(place) = self.place(&key, self.hash_of(&key))
             && let Some(entry) = self.entries.get_mut(place)
             && !entry.is_over(now)
             && !entry.is_failure()
         {
             entry.recheck_failed(now);
-            return;
+            return true;
         }
-        self.replace(&key, hash, Entry::failure(&key, hash, now));
+        false
     }
 
     /// Forgets everything and gives back how many entries that were.

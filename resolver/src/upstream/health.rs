@@ -107,6 +107,11 @@ impl Health {
         }
     }
 
+    /// Its smoothed round-trip time; `None`: it has not answered yet.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.srtt
+    }
+
     /// Its place among the servers. Those that are about as fast stay in the order in which the
     /// operator named them: the first may know names that the others do not.
     pub(crate) fn rank(&self) -> Rank {

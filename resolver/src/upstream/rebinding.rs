@@ -18,11 +18,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::cache::BLOCKED_ANSWER;
 use crate::name::Name;
 use crate::wire::reply::Reply;
+use crate::wire::reply::asked::{Asked, Said};
 use crate::wire::reply::chain::Plain;
 use crate::wire::reply::layout::Layout;
-use crate::wire::{Kind, Query, be16};
+use crate::wire::{Kind, Query, Transport, be16, encode};
 
 /// Which names may have private addresses.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +63,25 @@ impl Filter {
         name.labels().nth(1).is_some()
             && !private.chain(self.allowed.iter().copied()).any(|it| plain.is_in(&it))
     }
+}
+
+/// What the asker of `query` gets in place of `reply`, which is held back from him; `None`: he has no
+/// room for it.
+pub(crate) fn held_back(reply: &Reply, query: &Query, transport: Transport) -> Option<Vec<u8>> {
+    let asked = Asked::of(query, transport);
+    let said = Said {
+        code: u8::try_from(reply.code.0).ok().filter(|it| *it < 16)?,
+        authoritative: false,
+        authentic: false,
+        counts: [0; 3],
+        records: &[],
+        additionals: 0,
+        error: Some(BLOCKED_ANSWER),
+    };
+    let mut octets = vec![0; usize::from(encode::PLAIN_UDP)];
+    let length = said.write(&asked, &mut octets)?.length;
+    octets.truncate(length);
+    Some(octets)
 }
 
 /// Whether nobody outside can mean this address.

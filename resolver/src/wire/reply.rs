@@ -137,7 +137,7 @@ impl Reply {
     /// What the client gets: the same records behind its own question, or TC where they are too
     /// many; SERVFAIL where they cannot be read, or where the code is of EDNS, which is between
     /// that server and us.
-    pub(crate) fn for_client(self, query: &Query, transport: Transport) -> Vec<u8> {
+    pub(crate) fn for_client(&self, query: &Query, transport: Transport) -> Vec<u8> {
         self.written(query, transport).unwrap_or_else(|| {
             encode::refusal(query, Rcode::SERVFAIL, Reason::Unreachable, Recursion::Offered)
         })

@@ -269,7 +269,7 @@ fn replies_too_large_for_the_client_are_marked_as_cut() {
         octets.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\x02\x58\0\x04\x0a\0\0\x01");
     }
     let reply = matching(&octets, &query, 7).unwrap();
-    assert_eq!(reply.clone().for_client(&query, Transport::Tcp).len(), octets.len());
+    assert_eq!(reply.for_client(&query, Transport::Tcp).len(), octets.len());
     let cut = parsed(&reply.for_client(&query, Transport::Udp));
     assert!(cut.metadata.truncation && cut.answers.is_empty());
 }

@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Renewal;
 use super::admission::Kept;
+use super::{Refresh, Renewal};
 use crate::wire::reply::asked::{Asked, Said};
 use crate::wire::{Kind, Rcode};
 
@@ -62,6 +62,8 @@ pub(super) const LONGEST_STALE: Duration = Duration::from_secs(24 * 3600);
 /// A failure holds so long (RFC 9520 section 3.2: one second to five minutes): a server that is
 /// back is noticed soon.
 pub(super) const FAILURE: Duration = Duration::from_secs(5);
+/// Servers that failed so lately are not waited for by those who can be told what was true before.
+const LATELY: Duration = Duration::from_secs(30);
 /// Asked for so often in its life, an entry is worth renewing before its end.
 const HOT: u8 = 3;
 
@@ -74,7 +76,7 @@ const BLOCKED: u8 = 16;
 // Extended DNS Errors (RFC 8914 section 4).
 const STALE_ANSWER: u16 = 3;
 const CACHED_ERROR: u16 = 13;
-const BLOCKED_ANSWER: u16 = 15;
+pub(crate) const BLOCKED_ANSWER: u16 = 15;
 const STALE_NXDOMAIN: u16 = 19;
 
 /// What is known of a reply besides its records.
@@ -193,9 +195,16 @@ impl Entry {
         u64::from(self.age(now)) >= u64::from(self.lifetime) + stale
     }
 
-    /// Whether nobody is to be asked again yet, because all failed a moment ago.
-    pub(super) fn was_rechecked(&self, now: Instant) -> bool {
-        self.age(now) < self.recheck
+    /// Whether servers are to be asked about it again, now that it is stale.
+    pub(super) fn refresh(&self, now: Instant) -> Refresh {
+        let since = self.age(now).checked_sub(self.recheck);
+        match since {
+            None => Refresh::Not,
+            Some(since) if self.recheck > 0 && u64::from(since) < LATELY.as_secs() => {
+                Refresh::Behind
+            }
+            Some(_) => Refresh::First,
+        }
     }
 
     /// Notes that asking again has failed: for some seconds it is not tried again (RFC 8767

@@ -208,15 +208,18 @@ fn a_failure_never_drives_out_an_answer_and_is_not_repeated_at_once() {
         let asked = asked(&query);
         let folded = Folded::new(asked.name);
         match cache.look_up(&folded.key(&asked), Renewal::Claimed, now) {
-            Found::Stale { ask, .. } => ask,
+            Found::Stale { refresh, .. } => refresh,
             other @ (Found::Missing | Found::Fresh { .. }) => panic!("{other:?}"),
         }
     };
-    assert!(asks(&mut cache, over));
+    // The failure of the second before its end is long ago.
+    assert_eq!(asks(&mut cache, over), Refresh::First);
     cache.fail(&query, over);
-    assert!(!asks(&mut cache, over));
-    assert!(!asks(&mut cache, over + seconds(4)));
-    assert!(asks(&mut cache, over + seconds(5)));
+    assert_eq!(asks(&mut cache, over), Refresh::Not);
+    assert_eq!(asks(&mut cache, over + seconds(4)), Refresh::Not);
+    assert_eq!(asks(&mut cache, over + seconds(5)), Refresh::Behind);
+    assert_eq!(asks(&mut cache, over + seconds(34)), Refresh::Behind);
+    assert_eq!(asks(&mut cache, over + seconds(35)), Refresh::First);
     assert_eq!(told(&mut cache, &query, over).unwrap().0.answers.len(), 1);
 }
 

@@ -24,7 +24,7 @@ use crate::answer::{Answer, Reason};
 use crate::metrics::Source;
 use crate::plan::View;
 use crate::wire::reply::asked::Asked;
-use crate::wire::{Query, Recursion, Transport, encode};
+use crate::wire::{Query, Rcode, Recursion, Transport, encode};
 
 /// A sandbox's way outside.
 #[derive(Debug)]
@@ -85,6 +85,16 @@ impl Realm {
         let kept = circle.kept(query, transport);
         if let Kept::Settled(given) = kept {
             return Ok(given);
+        }
+        if !query.recursion_desired {
+            return match kept {
+                Kept::Renewed(given) => Ok(given),
+                // Whoever wants nobody to be asked gets what is known (RFC 1034 section 4.3.1).
+                Kept::Nothing | Kept::Expired | Kept::Settled(_) => Ok((
+                    encode::refusal(query, Rcode::REFUSED, Reason::Plain, Recursion::Offered),
+                    Source::Refused,
+                )),
+            };
         }
         if servers.is_empty() {
             return Err(Reason::NoServers); // but for some suffixes

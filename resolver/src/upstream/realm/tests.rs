@@ -16,7 +16,7 @@ use crate::upstream::cache::replies::{query, records, reply};
 use crate::upstream::limits::SandboxLimits;
 use crate::upstream::register::Register;
 use crate::upstream::server::{Protocol, Server};
-use crate::wire::{Edns, Header, Kind, Rcode};
+use crate::wire::{Edns, Header, Kind};
 
 /// A server on loopback that answers each question with 198.51.100.7 once there is leave to.
 struct Fake {
@@ -320,6 +320,19 @@ async fn a_popular_name_near_its_end_is_told_at_once_and_asked_for_behind() {
     while fake.asked() == 0 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_for_one_who_does_not_want_recursion() {
+    let (_fake, realm, servers) = silent().await;
+    let without = Query { recursion_desired: false, ..query("a.example", Kind::A) };
+    let refused = ask(&realm, &servers, &without).await.unwrap();
+    assert_eq!((code(&refused.0), refused.1), (Rcode::REFUSED, Source::Refused));
+    known(&realm, &servers, "a.example", 60);
+    assert_eq!(ask(&realm, &servers, &without).await.unwrap().1, Source::Cache);
+    advance(Duration::from_secs(100)).await;
+    assert_eq!(ask(&realm, &servers, &without).await.unwrap().1, Source::Refused);
+    assert_eq!(realm.policy.register.in_flight(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -97,7 +97,6 @@ fn case_44_a_failure_holds_for_seconds_and_says_that_it_is_kept() {
 }
 
 #[test]
-#[ignore = "that all servers fail is told where something stale could be"]
 fn case_44_a_failure_hides_no_good_answer_which_is_told_as_stale_until_the_server_is_back() {
     let fails = Arc::new(AtomicBool::new(false));
     let world = World::asking(failing(1, &fails));

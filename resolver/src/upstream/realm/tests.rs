@@ -1,5 +1,7 @@
 //! Ways outside, with a server of a few lines that counts what it is asked.
 
+mod apart;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 

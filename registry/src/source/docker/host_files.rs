@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::source::docker::extra_hosts;
-use crate::source::docker::resolv_conf::NameServer;
+use crate::source::docker::resolv_conf::{self, NameServer};
 use crate::source::docker::upstream::{self, HostServers};
 
 /// Where they are.
@@ -22,19 +22,13 @@ use crate::source::docker::upstream::{self, HostServers};
 pub struct HostFiles {
     /// resolv.conf(5).
     pub resolv_conf: PathBuf,
-    /// The servers behind the stub of systemd-resolved.
-    pub resolved: PathBuf,
     /// The engine's own configuration.
     pub daemon: PathBuf,
 }
 
 impl Default for HostFiles {
     fn default() -> Self {
-        Self {
-            resolv_conf: "/etc/resolv.conf".into(),
-            resolved: "/run/systemd/resolve/resolv.conf".into(),
-            daemon: "/etc/docker/daemon.json".into(),
-        }
+        Self { resolv_conf: "/etc/resolv.conf".into(), daemon: "/etc/docker/daemon.json".into() }
     }
 }
 
@@ -48,8 +42,9 @@ impl HostFiles {
     ) -> HostServers {
         let mut servers = last;
         if let Ok(resolv_conf) = read(&self.resolv_conf) {
-            let resolved = read(&self.resolved).ok();
-            let conf = upstream::host_conf(&resolv_conf, resolved.as_deref());
+            // Nor does the engine ask the servers behind systemd-resolved's stub: that chooses among
+            // them by name (moby pull request 41022).
+            let conf = resolv_conf::read(&resolv_conf);
             servers.host = conf.servers.iter().filter_map(|it| address(it, &index)).collect();
             servers.trusts_ad = conf.trusts_ad;
         }
@@ -76,10 +71,8 @@ impl HostFiles {
         &self,
         changed: impl Fn() + Send + 'static,
     ) -> notify::Result<RecommendedWatcher> {
-        let hops: Vec<PathBuf> = [&self.resolv_conf, &self.resolved, &self.daemon]
-            .into_iter()
-            .flat_map(|it| hops(it))
-            .collect();
+        let hops: Vec<PathBuf> =
+            [&self.resolv_conf, &self.daemon].into_iter().flat_map(|it| hops(it)).collect();
         // A folder that is not there yet is seen to come by one of its own names.
         let names: BTreeSet<OsString> = hops
             .iter()

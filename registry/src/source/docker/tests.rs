@@ -327,8 +327,7 @@ async fn a_resolv_conf_that_is_switched_is_followed_at_once() {
     std::fs::write(at("one"), "nameserver 192.0.2.1\n").unwrap();
     std::fs::write(at("two"), "nameserver 192.0.2.2\noptions trust-ad\n").unwrap();
     std::os::unix::fs::symlink("one", at("resolv.conf")).unwrap();
-    let files =
-        HostFiles { resolv_conf: at("resolv.conf"), resolved: at("none"), daemon: at("none") };
+    let files = HostFiles { resolv_conf: at("resolv.conf"), daemon: at("none") };
     let machine = Machine::default();
     machine.with(|it| it.files = Some(files));
     let mut running = Running::with(&engine, machine);

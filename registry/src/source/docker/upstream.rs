@@ -10,7 +10,6 @@ use serde::Deserialize;
 
 use crate::model::{Dial, Origin, Upstream};
 use crate::source::docker::engine::Version;
-use crate::source::docker::resolv_conf::{self, ResolvConf};
 
 /// What this host's files say of name servers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -29,13 +28,14 @@ pub(crate) struct HostServers {
 const MAX_SERVERS: usize = 3;
 /// The port that name servers listen on.
 pub(crate) const DNS_PORT: u16 = 53;
-/// systemd-resolved's stub, which knows less than the servers behind it.
-const RESOLVED_STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 
-/// Whom every engine asks, from the container, where the host's resolv.conf names nobody
-/// (libnetwork's `defaultIPv4Dns`). glibc's own default, 127.0.0.1, means a server on the host; with
-/// no line for it in the file there is hardly one.
+/// Whom engines before 28 ask, from the container, where the host's resolv.conf names nobody
+/// (`defaultIPv4Dns` of moby's `resolvconf`; loopback addresses count as somebody).
 const DEFAULT_SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)];
+/// Later ones ask nobody (moby pull request 48290), so that no name goes to strangers. Here a file
+/// without servers means what it means to the host's own programs: the server on the host
+/// (resolv.conf(5)), which either is there or refuses at once.
+const LOCAL_SERVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// The servers for a container with `--dns` as given, in order.
 pub(crate) fn upstreams(
@@ -50,11 +50,16 @@ pub(crate) fn upstreams(
         return given.iter().copied().take(MAX_SERVERS).map(inside).collect();
     }
     if servers.host.is_empty() {
+        if asks_from_host(version) {
+            let address = SocketAddr::new(LOCAL_SERVER.into(), DNS_PORT);
+            return vec![Upstream { address, dial: Dial::Host }];
+        }
         return DEFAULT_SERVERS.map(|it| inside(it.into())).to_vec();
     }
     let of_host = |it: &&SocketAddr| it.is_ipv4() || asks_ipv6(version);
     if !servers.host.iter().any(|it| of_host(&it)) {
-        // The engine would ask nobody. From the host, because containers there have no IPv6.
+        // The engine would take its defaults, past those that the operator named; containers may have
+        // no IPv6, so they are asked from the host.
         let asked = servers.host.iter().take(MAX_SERVERS);
         return asked.map(|it| Upstream { address: *it, dial: Dial::Host }).collect();
     }
@@ -71,14 +76,21 @@ pub(crate) fn origin(container: &[IpAddr], servers: &HostServers) -> Origin {
     }
 }
 
-/// From where an engine asks a server of the host's resolv.conf. Engines before 27 ask only
-/// loopback addresses from the host (they mean the host's own), all others from the container
-/// (moby pull request 47512).
+/// From where an engine asks a server of the host's resolv.conf. Loopback addresses mean the host's
+/// own. Before 28 all others are asked from the container, but that 27 asks those of IPv6 from the
+/// host where the container has no IPv6, which is as good where it has.
 fn host_dial(version: Version, server: IpAddr) -> Dial {
-    if version.major >= 27 || server.is_loopback() { Dial::Host } else { Dial::Sandbox }
+    let from_host = asks_from_host(version) || server.is_loopback() || server.is_ipv6();
+    if from_host { Dial::Host } else { Dial::Sandbox }
 }
 
-/// Engines before 27 leave out the IPv6 servers of the host's resolv.conf.
+/// Engines from 28 on ask all servers of the host's resolv.conf from the host (moby pull request
+/// 48290).
+fn asks_from_host(version: Version) -> bool {
+    version.major >= 28
+}
+
+/// Engines before 27 leave out the IPv6 servers of the host's resolv.conf (moby pull request 47512).
 fn asks_ipv6(version: Version) -> bool {
     version.major >= 27
 }
@@ -87,15 +99,6 @@ fn asks_ipv6(version: Version) -> bool {
 /// file says that of its own.
 pub(crate) fn trusts_ad(container: &[IpAddr], servers: &HostServers) -> bool {
     container.is_empty() && servers.daemon.is_empty() && servers.trusts_ad
-}
-
-/// What the host says: `resolv_conf`, unless its only server is the stub of systemd-resolved, whose
-/// own file then tells the servers behind it. So does the engine.
-pub(crate) fn host_conf(resolv_conf: &[u8], resolved: Option<&[u8]>) -> ResolvConf {
-    let conf = resolv_conf::read(resolv_conf);
-    let is_stub = matches!(conf.servers.as_slice(), [it] if it.address == RESOLVED_STUB);
-    let behind = resolved.filter(|_| is_stub).map(resolv_conf::read);
-    behind.filter(|it| !it.servers.is_empty()).unwrap_or(conf)
 }
 
 /// The `dns` of an engine's `daemon.json`; `None` when that cannot be read.
@@ -112,6 +115,9 @@ pub(crate) fn daemon_servers(daemon_json: &[u8]) -> Option<Vec<IpAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::docker::resolv_conf;
+
+    const STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 
     fn shown(upstreams: &[Upstream]) -> Vec<String> {
         upstreams.iter().map(|it| format!("{:?} {}", it.dial, it.address)).collect()
@@ -121,14 +127,14 @@ mod tests {
         Version::parse(text)
     }
 
-    fn host(resolv_conf: &str, resolved: Option<&str>) -> Vec<SocketAddr> {
-        let conf = host_conf(resolv_conf.as_bytes(), resolved.map(str::as_bytes));
+    fn host(resolv_conf: &str) -> Vec<SocketAddr> {
+        let conf = resolv_conf::read(resolv_conf.as_bytes());
         conf.servers.iter().map(|it| SocketAddr::new(it.address, DNS_PORT)).collect()
     }
 
     fn servers() -> HostServers {
         let resolv = "# by hand\nsearch x\nnameserver 127.0.0.1\nnameserver 10.0.0.53\nnameserver fd00::53\n";
-        HostServers { host: host(resolv, None), ..HostServers::default() }
+        HostServers { host: host(resolv), ..HostServers::default() }
     }
 
     #[test]
@@ -136,6 +142,10 @@ mod tests {
         assert_eq!(
             shown(&upstreams(&[], &servers(), version("26.1.5+dfsg1"))),
             ["Host 127.0.0.1:53", "Sandbox 10.0.0.53:53"]
+        );
+        assert_eq!(
+            shown(&upstreams(&[], &servers(), version("27.5.1"))),
+            ["Host 127.0.0.1:53", "Sandbox 10.0.0.53:53", "Host [fd00::53]:53"]
         );
     }
 
@@ -160,27 +170,30 @@ mod tests {
     }
 
     #[test]
-    fn behind_the_stub_of_systemd_resolved_its_own_servers_are_asked() {
-        let stub = "nameserver 127.0.0.53\noptions edns0 trust-ad\n";
-        let real: SocketAddr = "192.0.2.1:53".parse().unwrap();
-        let itself = SocketAddr::new(RESOLVED_STUB, DNS_PORT);
-        assert_eq!(host(stub, Some("nameserver 192.0.2.1\n")), [real]);
-        assert_eq!(host(stub, None), [itself]);
-        assert_eq!(host(stub, Some("# no uplink yet\n")), [itself]);
-        assert_eq!(host("nameserver 192.0.2.1", Some("nameserver 192.0.2.9")), [real]);
-    }
-
-    #[test]
-    fn a_host_that_names_no_server_is_given_those_that_the_engine_takes() {
-        for engine in ["20.10.24", "26.1.5", "28.5.2"] {
-            let asked = upstreams(&[], &HostServers::default(), version(engine));
-            assert_eq!(shown(&asked), ["Sandbox 8.8.8.8:53", "Sandbox 8.8.4.4:53"], "{engine}");
+    fn servers_on_the_host_s_loopback_are_enough_for_every_engine_and_asked_there() {
+        for loopback in ["127.0.0.53", "127.0.0.1"] {
+            let servers = host(&format!("nameserver {loopback}\noptions edns0 trust-ad\n"));
+            let servers = HostServers { host: servers, ..HostServers::default() };
+            for engine in ["20.10.24", "26.1.5", "28.5.2"] {
+                let asked = upstreams(&[], &servers, version(engine));
+                assert_eq!(shown(&asked), [format!("Host {loopback}:53")], "{engine}");
+            }
         }
     }
 
     #[test]
+    fn a_host_that_names_no_server_is_given_the_engine_s_or_its_own_where_that_asks_nobody() {
+        for engine in ["20.10.24", "26.1.5", "27.5.1"] {
+            let asked = upstreams(&[], &HostServers::default(), version(engine));
+            assert_eq!(shown(&asked), ["Sandbox 8.8.8.8:53", "Sandbox 8.8.4.4:53"], "{engine}");
+        }
+        let asked = upstreams(&[], &HostServers::default(), version("28.5.2"));
+        assert_eq!(shown(&asked), ["Host 127.0.0.1:53"]);
+    }
+
+    #[test]
     fn a_host_with_servers_of_ipv6_only_has_them_with_every_engine() {
-        let servers = HostServers { host: host("nameserver fd00::53\n", None), ..servers() };
+        let servers = HostServers { host: host("nameserver fd00::53\n"), ..servers() };
         for engine in ["20.10.24", "28.5.2"] {
             let asked = upstreams(&[], &servers, version(engine));
             assert_eq!(shown(&asked), ["Host [fd00::53]:53"], "{engine}");
@@ -192,7 +205,7 @@ mod tests {
         let servers = HostServers { trusts_ad: true, ..servers() };
         assert!(trusts_ad(&[], &servers));
         assert!(!trusts_ad(&["9.9.9.9".parse().unwrap()], &servers));
-        assert!(!trusts_ad(&[], &HostServers { daemon: vec![RESOLVED_STUB], ..servers }));
+        assert!(!trusts_ad(&[], &HostServers { daemon: vec![STUB], ..servers }));
     }
 
     #[test]

@@ -22,11 +22,7 @@ impl Folder {
 
     fn files(&self) -> HostFiles {
         let at = |it: &str| self.0.join(it);
-        HostFiles {
-            resolv_conf: at("etc/resolv.conf"),
-            resolved: at("run/resolve/resolv.conf"),
-            daemon: at("etc/docker/daemon.json"),
-        }
+        HostFiles { resolv_conf: at("etc/resolv.conf"), daemon: at("etc/docker/daemon.json") }
     }
 
     fn read(&self, last: HostServers) -> HostServers {

@@ -47,16 +47,21 @@ def compose(node):
                      f" --label com.docker.compose.service={service} counter:latest sleep 100000")
 
 
-def populate(node):
-    """Containers of one node; `asker` is the one to ask from."""
+def populate_plain(node):
+    """Containers of one node without a Swarm; `asker` is the one to ask from."""
     docker(node, f"network create --ipv6 --subnet 172.2{node[-1]}0.0.0/24 --subnet fd00:d{node[-1]}::/64 duo")
     docker(node, "run -d --name box --network duo --network-alias boxy --hostname box-host counter:latest sleep 100000")
     docker(node, "run -d --name lone counter:latest sleep 100000")
     docker(node, "run -d --name asker --network duo --link box:Crate --hostname asker-host --domainname lab.test"
                  " --add-host extra.lab:192.0.2.9 --add-host host.docker.internal:192.0.2.10 counter:latest sleep 100000")
     compose(node)
-    docker(node, "network connect frontend asker")
     docker(node, "network connect shop_default asker")
+
+
+def populate(node):
+    """The same, and on the Swarm's network."""
+    populate_plain(node)
+    docker(node, "network connect frontend asker")
 
 
 def facts(node):

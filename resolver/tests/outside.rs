@@ -12,11 +12,12 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use resolver::Source;
-use support::{ADDRESS, Driven, Sandbox, Server, one_world, reply, small_world, world};
+use support::{ADDRESS, Driven, Sandbox, Server, eventually, one_world, reply, small_world, world};
 
 #[test]
 fn names_from_outside_are_asked_of_the_servers_and_short_ones_are_not() {
@@ -139,6 +140,119 @@ fn servers_of_a_sandbox_are_dialled_from_inside_it() {
     driven.apply(&one_world(&sandbox, &[inside.to_string()], "sandbox"));
     assert_eq!(sandbox.dig("example.com"), "198.51.100.8");
     assert_eq!(server.asked(), 1);
+}
+
+/// Two sandboxes on one network, each with such a server.
+fn two_boxes(sandboxes: &[Sandbox; 2], servers: [&str; 2], dial: &str) -> String {
+    let mut text = "[[network]]\nname = \"net\"\nsubnet = \"10.1.0.0/16\"\n".to_owned();
+    for (at, (sandbox, server)) in sandboxes.iter().zip(servers).enumerate() {
+        let netns = sandbox.path();
+        write!(
+            text,
+            "[[sandbox]]\nname = \"box{at}\"\nnetns = {netns:?}\nnetworks = [\"net\"]\n\
+             upstreams = [{server:?}]\ndial = {dial:?}\n",
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// The question for the address of `slow.example`, in this case and under this id.
+fn slow(id: u8, upper: bool, dnssec_ok: bool) -> Vec<u8> {
+    let label: &[u8] = if upper { b"\x04SlOw\x07EXAMPLE\0" } else { b"\x04slow\x07example\0" };
+    let opt = b"\0\0\x29\x04\xd0\0\0\x80\0\0\0";
+    let head = [0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(dnssec_ok)];
+    let opt = if dnssec_ok { &opt[..] } else { b"" };
+    [&head[..], label, b"\0\x01\0\x01", opt].concat()
+}
+
+#[test]
+fn what_clients_of_two_sandboxes_ask_at_once_is_asked_once_and_each_gets_his_own_reply() {
+    let address = Ipv4Addr::new(198, 51, 100, 11);
+    let server = Server::start(move |query| {
+        std::thread::sleep(Duration::from_millis(300)); // so that all of them ask meanwhile
+        Some(reply(query, 0, &[address]))
+    });
+    let sandboxes = [Sandbox::new(), Sandbox::new()];
+    let mut driven = Driven::new(None);
+    let at = server.address.to_string();
+    driven.apply(&two_boxes(&sandboxes, [&at, &at], "host"));
+    let clients = sandboxes.each_ref().map(Sandbox::client);
+    for id in 0..100 {
+        clients[usize::from(id % 2)].send(&slow(id, id % 3 == 0, false)).unwrap();
+    }
+    let mut buffer = [0; 512];
+    for (parity, client) in (0..).zip(&clients) {
+        let mut ids = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let length = client.recv(&mut buffer).unwrap();
+            let (id, said) = (buffer[1], &buffer[..length]);
+            assert!(ids.insert(id) && id % 2 == parity, "{id} of {ids:?}");
+            assert_eq!(said[12..30], slow(id, id % 3 == 0, false)[12..30]);
+            assert!(said.ends_with(&address.octets()));
+        }
+    }
+    assert_eq!(server.asked(), 1);
+    for dnssec_ok in [true, false] {
+        clients[0].send(&slow(7, false, dnssec_ok)).unwrap();
+        clients[0].recv(&mut buffer).unwrap();
+    }
+    assert_eq!(server.asked(), 2, "with signatures it is another question");
+    let meter = driven.resolver.meter();
+    assert_eq!((meter.cache().entries, meter.in_flight()), (2, 0));
+    let states = meter.states();
+    assert_eq!((states.len(), states[0].sandboxes, states[0].down_for), (1, 2, 0));
+    assert_eq!(meter.flush().entries, 2);
+    sandboxes[1].dig("slow.example");
+    assert_eq!(server.asked(), 3, "all was forgotten");
+}
+
+#[test]
+fn servers_inside_sandboxes_are_believed_in_their_own_alone() {
+    let sandboxes = [Sandbox::new(), Sandbox::new()];
+    let inside = SocketAddr::from((Ipv4Addr::LOCALHOST, 5353));
+    let servers: Vec<_> = (0..)
+        .zip(&sandboxes)
+        .map(|(last, sandbox)| {
+            let address = Ipv4Addr::new(198, 51, 100, last);
+            let socket = kernel::socket::udp_bound(&sandbox.netns(), inside).unwrap();
+            Server::on(socket, None, move |query| Some(reply(query, 0, &[address])))
+        })
+        .collect();
+    let mut driven = Driven::new(None);
+    let at = inside.to_string();
+    driven.apply(&two_boxes(&sandboxes, [&at, &at], "sandbox"));
+    for _ in 0..2 {
+        let told = sandboxes.each_ref().map(|it| it.dig("example.com"));
+        assert_eq!(told, ["198.51.100.0", "198.51.100.1"]);
+    }
+    assert_eq!((servers[0].asked(), servers[1].asked()), (1, 1));
+}
+
+#[test]
+fn a_question_that_was_under_way_when_the_servers_changed_is_answered_and_not_kept() {
+    let [before, after] = [12, 13].map(|last| Ipv4Addr::new(198, 51, 100, last));
+    let old = Server::start(move |query| {
+        std::thread::sleep(Duration::from_millis(400));
+        Some(reply(query, 0, &[before]))
+    });
+    let new = Server::start(move |query| Some(reply(query, 0, &[after])));
+    let sandbox = Sandbox::new();
+    let mut driven = Driven::new(None);
+    driven.apply(&one_world(&sandbox, &[old.address.to_string()], "host"));
+    let client = sandbox.client();
+    client.send(&slow(1, false, false)).unwrap();
+    eventually(Duration::from_secs(2), || old.asked(), |it| *it == 1);
+    driven.apply(&one_world(&sandbox, &[new.address.to_string()], "host"));
+    assert_eq!(sandbox.dig("slow.example"), "198.51.100.13");
+    let mut buffer = [0; 512];
+    let length = client.recv(&mut buffer).unwrap();
+    assert!(buffer[..length].ends_with(&before.octets()));
+    assert_eq!(sandbox.dig("slow.example"), "198.51.100.13");
+    assert_eq!((old.asked(), new.asked()), (1, 1));
+    let states = driven.resolver.meter().states();
+    let servers: Vec<_> = states.iter().map(|it| it.server.address).collect();
+    assert_eq!(servers, [new.address]);
 }
 
 #[test]

@@ -241,6 +241,7 @@ def ways():
         "no table": None,
         "query, reply; UDP, TCP": table(both),
         "reply, query; UDP, TCP": table([both[1], both[0], both[3], both[2]]),
+        "reply, query, each accepts": table([it + " accept" for it in (both[1], both[0], both[3], both[2])]),
         "not loopback: leave; as above": table([none, both[1], both[0], both[3], both[2]]),
         "port map to chains": (
             "table ip portolan_dns { set alive { type ipv4_addr; elements = { 127.0.0.11 } }\n"

@@ -13,10 +13,10 @@ table ip portolan_dns {
     set alive { type ipv4_addr; elements = { 127.0.0.11 } }
     chain output {
         type filter hook output priority -300; policy accept;
-        meta l4proto udp udp dport 53 ip daddr @alive notrack udp dport set 5300
-        meta l4proto udp udp sport 5300 ip saddr 127.0.0.11 notrack udp sport set 53
-        meta l4proto tcp tcp dport 53 ip daddr @alive notrack tcp dport set 5300
-        meta l4proto tcp tcp sport 5300 ip saddr 127.0.0.11 notrack tcp sport set 53
+        meta l4proto udp udp sport 5300 ip saddr 127.0.0.11 notrack udp sport set 53 accept
+        meta l4proto udp udp dport 53 ip daddr @alive notrack udp dport set 5300 accept
+        meta l4proto tcp tcp sport 5300 ip saddr 127.0.0.11 notrack tcp sport set 53 accept
+        meta l4proto tcp tcp dport 53 ip daddr @alive notrack tcp dport set 5300 accept
     }
 }
 """

@@ -17,7 +17,7 @@ use std::time::Duration;
 use kernel::netns::Netns;
 use kernel::nft::{
     Batch, ChainKind, Checksum, CmpOp, Element, ElementValue, Expr, Family, Hook, HookPoint,
-    KeyType, MetaKey, NftError, PayloadBase, SetSpec, SetValue, Socket, Table, comment,
+    KeyType, MetaKey, NftError, PayloadBase, SetSpec, SetValue, Socket, Table, Verdict, comment,
 };
 
 use crate::compile::SANDBOX_ADDRESS;
@@ -139,18 +139,11 @@ fn table(ports: Ports) -> Batch {
         Hook { kind: ChainKind::Filter, point: HookPoint::Output, priority: BEFORE_CONNTRACK };
     batch.add_chain(TABLE, "output", Some(hook));
     for (protocol, port) in [(UDP, ports.udp), (TCP, ports.tcp)] {
-        batch.add_rule(
-            TABLE,
-            "output",
-            &query_rule(protocol, port),
-            &comment("queries to portolan"),
-        );
-        batch.add_rule(
-            TABLE,
-            "output",
-            &reply_rule(protocol, port),
-            &comment("portolan's replies"),
-        );
+        // Replies first: what they cost is ours, and what queries cost is the container's, once.
+        let replies = comment("portolan's replies");
+        batch.add_rule(TABLE, "output", &reply_rule(protocol, port), &replies);
+        let queries = comment("queries to portolan");
+        batch.add_rule(TABLE, "output", &query_rule(protocol, port), &queries);
     }
     batch
 }
@@ -160,8 +153,8 @@ fn dead_mans_element() -> Element {
     Element { key, value: ElementValue::None, timeout: Some(DEAD_AFTER) }
 }
 
-/// `ip daddr @alive PROTOCOL dport 53 notrack PROTOCOL dport set PORT`: the look-up says both that
-/// the address is 127.0.0.11 and that we are alive.
+/// `ip daddr @alive PROTOCOL dport 53 notrack PROTOCOL dport set PORT accept`: the look-up says both
+/// that the address is 127.0.0.11 and that we are alive.
 fn query_rule(protocol: u8, port: u16) -> Vec<Expr> {
     let mut rule = on_port(protocol, DESTINATION_PORT, DNS_PORT);
     rule.push(Expr::Payload {
@@ -175,7 +168,7 @@ fn query_rule(protocol: u8, port: u16) -> Vec<Expr> {
     rule
 }
 
-/// `ip saddr 127.0.0.11 PROTOCOL sport PORT notrack PROTOCOL sport set 53`.
+/// `ip saddr 127.0.0.11 PROTOCOL sport PORT notrack PROTOCOL sport set 53 accept`.
 fn reply_rule(protocol: u8, port: u16) -> Vec<Expr> {
     let mut rule = on_port(protocol, SOURCE_PORT, port);
     let (base, offset) = (PayloadBase::Network, SOURCE_ADDRESS);
@@ -195,14 +188,15 @@ fn on_port(protocol: u8, offset: u32, port: u16) -> Vec<Expr> {
     ]
 }
 
-/// Lets the packet pass untracked, with another port at `offset`.
-fn untracked_with(protocol: u8, offset: u32, port: u16) -> [Expr; 3] {
+/// Lets the packet pass untracked, with another port at `offset`; no other rule is of use to it.
+fn untracked_with(protocol: u8, offset: u32, port: u16) -> [Expr; 4] {
     let checksum = Checksum::Inet { offset: if protocol == TCP { 16 } else { 6 } };
     let base = PayloadBase::Transport;
     [
         Expr::Notrack,
         Expr::Immediate { to: REGISTER, data: port.to_be_bytes().to_vec() },
         Expr::PayloadWrite { base, offset, len: 2, from: REGISTER, checksum },
+        Expr::Verdict(Verdict::Accept),
     ]
 }
 

@@ -17,9 +17,11 @@ use crate::compile::compile;
 use crate::holder::HolderProgram;
 use crate::host::HostSockets;
 use crate::metrics::{Counts, Metrics, Source};
-use crate::plan::{Config, Plan, VipTable};
+use crate::plan::{Config, Plan, View, VipTable};
+use crate::upstream::Outlook;
 use crate::upstream::policy::Policy;
 use crate::upstream::register::{CacheFigures, Flushed, Register, UpstreamState};
+use crate::wire::Query;
 
 /// Answers names in every sandbox and on the host.
 #[derive(Debug)]
@@ -81,6 +83,11 @@ impl Meter {
     /// Forgets all that is kept of what servers outside said. How they are stays known.
     pub fn flush(&self) -> Flushed {
         self.upstreams.flush()
+    }
+
+    /// What is known outside about `questions` of the sandbox of `view`. Nobody is asked.
+    pub fn outlook(&self, view: &View, questions: &[Query]) -> Outlook {
+        self.upstreams.outlook(view, questions)
     }
 
     /// Questions that servers outside are being asked now.

@@ -23,10 +23,10 @@ use registry::Snapshot;
 use registry::id::SandboxId;
 
 pub use self::route::Route;
-use crate::answer::{Ground, Verdict, decide, is_reverse};
+use crate::answer::{Verdict, decide, is_reverse};
 use crate::name::Name;
 use crate::plan::{Plan, View};
-use crate::upstream::UpstreamConfig;
+use crate::upstream::{Outlook, UpstreamConfig};
 use crate::wire::{Class, Kind, Query};
 
 /// Why a name resolves as it does. Its [`fmt::Display`] is what `portolan explain dns` prints.
@@ -100,15 +100,28 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Why `name` resolves in `sandbox` as it does, as of `snapshot` and the plan made of it with
-/// `config`. An address is explained as its reverse name.
-pub fn explain(
-    snapshot: &Snapshot,
-    plan: &Plan,
-    config: &UpstreamConfig,
-    sandbox: &SandboxId,
-    name: &str,
-) -> Explanation {
+/// What names are explained from.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// What exists.
+    pub snapshot: &'a Snapshot,
+    /// What was made of it, with `config`.
+    pub plan: &'a Plan,
+    /// Whom sandboxes may ask outside.
+    pub config: &'a UpstreamConfig,
+    /// What a sandbox knows of servers outside and of what they said about questions.
+    pub outlook: &'a dyn Fn(&View, &[Query]) -> Outlook,
+}
+
+impl fmt::Debug for Known<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").field("generation", &self.snapshot.generation()).finish()
+    }
+}
+
+/// Why `name` resolves in `sandbox` as it does. An address is explained as its reverse name.
+pub fn explain(known: &Known<'_>, sandbox: &SandboxId, name: &str) -> Explanation {
+    let Known { snapshot, plan, config, outlook } = *known;
     let asker = snapshot.sandbox(sandbox).map_or(sandbox.as_str(), |it| &it.name);
     let mut told = Explanation {
         sandbox: asker.to_owned(),
@@ -131,19 +144,20 @@ pub fn explain(
     let key = asked.key();
     let form = Form::of(&key);
     let question = Question { snapshot, plan, view, form, key: &key, whom: form.whom(&key) };
-    let verdicts: Vec<_> =
-        form.kinds().iter().map(|kind| ask(view, asked.clone(), *kind)).collect();
+    let queries: Vec<_> = form.kinds().iter().map(|kind| query(asked.clone(), *kind)).collect();
+    let verdicts: Vec<_> = queries.iter().map(|it| decide(view, it, 0)).collect();
     let Some((first, ground)) = verdicts.first() else { return told };
     told.steps = place::steps(&question, *ground);
     if *first == Verdict::Forward {
-        told.route = Some(route::route(&question, config, &asked));
+        let outlook = outlook(view, &queries);
+        told.route = Some(route::route(&question, config, &asked, outlook));
     }
     told.answer = words::answer(&question, &verdicts, told.route.as_ref());
     let records = |it: &Verdict| matches!(it, Verdict::Answer(it) if !it.records.is_empty());
     let resolves = verdicts.iter().any(|(it, _)| records(it));
     told.negative = match first {
         Verdict::Answer(_) => !resolves,
-        Verdict::Forward => told.route.as_ref().is_some_and(|it| it.servers.is_empty()),
+        Verdict::Forward => told.route.as_ref().is_some_and(|it| it.is_negative(queries.len())),
         Verdict::AskEngine => false,
         Verdict::Refuse(..) => true,
     };
@@ -226,8 +240,9 @@ impl Form {
     }
 }
 
-fn ask(view: &View, name: Name, kind: Kind) -> (Verdict, Ground) {
-    let query = Query {
+/// The question of a client that wants nothing special.
+fn query(name: Name, kind: Kind) -> Query {
+    Query {
         id: 0,
         recursion_desired: true,
         checking_disabled: false,
@@ -236,8 +251,7 @@ fn ask(view: &View, name: Name, kind: Kind) -> (Verdict, Ground) {
         kind,
         class: Class::IN,
         edns: None,
-    };
-    decide(view, &query, 0)
+    }
 }
 
 /// `items` as a sentence lists them: all of a few, else the first ones and how many more.

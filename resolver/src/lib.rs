@@ -27,7 +27,7 @@ pub mod wire;
 pub use compile::compile;
 pub use consumer::{Meter, Resolver, StartError};
 pub use engine::EngineClient;
-pub use explain::{Explanation, explain};
+pub use explain::{Explanation, Known, explain};
 pub use holder::{HolderProgram, hold};
 pub use host::HostSockets;
 pub use metrics::{ByCode, Counts, Latencies, NetworkCounts, Source};
@@ -37,3 +37,4 @@ pub use upstream::{
     Authorities, BadAuthorities, BadServer, Protocol as ServerProtocol, Server, UpstreamConfig,
 };
 pub use upstream::{CacheFigures, Flushed, Standing, UpstreamState};
+pub use upstream::{KeptAnswer, KeptAs, Outlook, ServerOutlook};

@@ -12,6 +12,7 @@ pub(crate) mod exchange;
 mod flight;
 mod health;
 pub(crate) mod limits;
+mod outlook;
 pub(crate) mod policy;
 mod private;
 mod race;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use circle::{Asker, Told};
+pub use outlook::{KeptAnswer, KeptAs, Outlook, ServerOutlook};
 pub(crate) use private::is_private;
 pub use register::{CacheFigures, Flushed, Standing, UpstreamState};
 pub use server::{BadServer, Protocol, Server};

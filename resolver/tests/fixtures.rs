@@ -10,9 +10,12 @@
 //! option upstreams SERVER...            `dns.upstreams`; as if the host's resolv.conf named them
 //! option suffix SUFFIX SERVER...        `dns.suffixes`
 //! adrift TASK NETWORK                   it has no address there
+//! server SERVER STANDING [MILLISECONDS] how sandboxes find that server
+//! kept TYPE SAYS SECONDS [stale]        what is kept about every question outside
 //! ask SANDBOX NAME TYPE -> ANSWER       ANSWER may end with `ttl SECONDS`
 //! host NAME TYPE -> ANSWER
 //! note SUBJECT: ...                     compiling says this; all notes are listed
+//! negative SANDBOX NAME -> BOOL         whether explaining it ends with a negative answer
 //! explain SANDBOX NAME                  says all of the lines that follow and begin with `|`
 //! ```
 #![expect(
@@ -32,7 +35,8 @@ use registry::{Draft, Note, Snapshot};
 use resolver::answer::{Answer, Reason, Record, Verdict, answer, answer_host};
 use resolver::name::Name;
 use resolver::wire::{Class, Kind, Query, Rcode};
-use resolver::{Config, Plan, Server, VipTable, compile, explain};
+use resolver::{Config, Known, Plan, Server, VipTable, compile, explain};
+use resolver::{KeptAnswer, KeptAs, Outlook, ServerOutlook, Standing};
 
 #[test]
 fn every_case_is_answered_as_it_says() {
@@ -61,6 +65,7 @@ struct Case {
     vips: VipTable,
     config: Config,
     asked: Vec<(usize, String)>,
+    outlook: Outlook,
 }
 
 impl Case {
@@ -76,7 +81,13 @@ impl Case {
             host_listen: None,
             upstream: resolver::UpstreamConfig::default(),
         };
-        let mut case = Self { draft, vips: VipTable::new(), config, asked: Vec::new() };
+        let mut case = Self {
+            draft,
+            vips: VipTable::new(),
+            config,
+            asked: Vec::new(),
+            outlook: Outlook::default(),
+        };
         let first = world.matches('\n').count() + 3;
         for (at, line) in statements.lines().enumerate() {
             case.statement(first + at, line.trim());
@@ -117,13 +128,39 @@ impl Case {
                 let task = task.expect("such a task");
                 task.networks.get_mut(&network.into()).expect("its place").addresses.clear();
             }
+            ["server", server, standing, ref rtt @ ..] => {
+                let standing = match standing {
+                    "up" => Standing::Up,
+                    "failing" => Standing::Failing,
+                    "down" => Standing::Down,
+                    other => panic!("line {number}: {other}"),
+                };
+                let rtt = rtt.first().map(|it| Duration::from_millis(it.parse().unwrap()));
+                let server = server.parse().unwrap();
+                self.outlook.servers.push(ServerOutlook { server, standing, rtt });
+            }
+            ["kept", kind, says, seconds, ref stale @ ..] => {
+                let says = match says {
+                    "records" => KeptAs::Records(1),
+                    "nodata" => KeptAs::NoData,
+                    "noname" => KeptAs::NoName,
+                    "failure" => KeptAs::Failure,
+                    "blocked" => KeptAs::Blocked,
+                    other => panic!("line {number}: {other}"),
+                };
+                let (kind, seconds) = (query(".", kind).kind, seconds.parse().unwrap());
+                let kept = KeptAnswer { kind, says, stale: !stale.is_empty(), seconds };
+                self.outlook.kept.push(kept);
+            }
             ["|", ..] => {
                 let (_, explanation) = self.asked.last_mut().unwrap();
                 explanation.push_str(line.strip_prefix("| ").unwrap());
                 explanation.push('\n');
             }
             ["explain", ..] => self.asked.push((number, format!("{line} -> \n"))),
-            ["ask" | "host" | "note", ..] => self.asked.push((number, line.to_owned())),
+            ["ask" | "host" | "negative" | "note", ..] => {
+                self.asked.push((number, line.to_owned()));
+            }
             _ => panic!("line {number}: what does `{line}` mean?"),
         }
     }
@@ -134,6 +171,16 @@ impl Case {
         let (plan, notes) = compile(&snapshot, &self.vips, &self.config);
         let mut said: Vec<String> = notes.iter().map(note).collect();
         let mut lines = Vec::new();
+        let known = Known {
+            snapshot: &snapshot,
+            plan: &plan,
+            config: &self.config.upstream,
+            outlook: &|_, questions| {
+                let of_it = |it: &&KeptAnswer| questions.iter().any(|one| one.kind == it.kind);
+                let kept = self.outlook.kept.iter().filter(of_it).copied().collect();
+                Outlook { servers: self.outlook.servers.clone(), kept }
+            },
+        };
         for (number, line) in self.asked {
             if let Some(expected) = line.strip_prefix("note ") {
                 let found = said.iter().position(|it| it == expected);
@@ -146,12 +193,17 @@ impl Case {
                 let (question, expected) = line.split_once(" -> ").unwrap();
                 let (sandbox, name) = question.split_once(' ').unwrap();
                 let sandbox = &snapshot.sandbox_named(sandbox).unwrap().id;
-                let text =
-                    explain(&snapshot, &plan, &self.config.upstream, sandbox, name).to_string();
+                let text = explain(&known, sandbox, name).to_string();
                 lines.push((number, format!("\n{text}"), expected.to_owned()));
                 continue;
             }
             let (question, expected) = line.split_once(" -> ").expect("an arrow");
+            if let ["negative", sandbox, name] = question.split(' ').collect::<Vec<_>>()[..] {
+                let sandbox = &snapshot.sandbox_named(sandbox).unwrap().id;
+                let negative = explain(&known, sandbox, name).is_negative();
+                lines.push((number, negative.to_string(), expected.to_owned()));
+                continue;
+            }
             let answer = ask(&plan, question, expected.contains(" ttl "));
             lines.push((number, answer, expected.to_owned()));
         }

@@ -95,7 +95,13 @@ fn explain_dns(live: &Live, snapshot: &Snapshot, query: &str) -> (StatusCode, Va
         let text = "the resolver does not run in this process; start `up` without `--only`";
         return (StatusCode::NOT_FOUND, error(text));
     };
-    let explanation = resolver::explain(snapshot, &report.plan, &live.upstream, &sandbox.id, &name);
+    let known = resolver::Known {
+        snapshot,
+        plan: &report.plan,
+        config: &live.upstream,
+        outlook: &|view, questions| live.dns.outlook(view, questions),
+    };
+    let explanation = resolver::explain(&known, &sandbox.id, &name);
     (StatusCode::OK, explain::row(&explanation, &explain::trouble(&report, &sandbox.name)))
 }
 

@@ -4,7 +4,8 @@
 
 use registry::Report;
 use registry::model::Dial;
-use resolver::{Explanation, Plan, Server, Standing};
+use resolver::explain::Route;
+use resolver::{Explanation, KeptAnswer, KeptAs, Plan, Server, Standing};
 use serde_json::{Value, json};
 
 /// `explanation`, and what keeps it from being true in its sandbox.
@@ -23,8 +24,9 @@ pub(super) fn row(explanation: &Explanation, trouble: &[String]) -> Value {
     let route = route.as_ref().map(|it| {
         json!({
             "suffix": it.suffix,
-            "servers": it.servers.iter().map(server).collect::<Vec<Value>>(),
+            "servers": it.servers.iter().map(|one| server(it, one)).collect::<Vec<Value>>(),
             "origin": it.origin,
+            "kept": it.outlook.kept.iter().map(kept).collect::<Vec<Value>>(),
             "not_asked": names(&[it.passed_over.as_slice(), &it.beyond].concat()),
         })
     });
@@ -41,8 +43,30 @@ pub(super) fn row(explanation: &Explanation, trouble: &[String]) -> Value {
     })
 }
 
-fn server(server: &Server) -> Value {
-    json!({ "server": server.to_string(), "dial": dial(server.dial) })
+fn server(route: &Route, server: &Server) -> Value {
+    let known = route.outlook.servers.iter().find(|it| it.server == *server);
+    json!({
+        "server": server.to_string(),
+        "dial": dial(server.dial),
+        "standing": standing(known.map_or(Standing::Unknown, |it| it.standing)),
+        "rtt_ms": known.and_then(|it| it.rtt).map(|it| it.as_secs_f64() * 1e3),
+    })
+}
+
+fn kept(answer: &KeptAnswer) -> Value {
+    let says = match answer.says {
+        KeptAs::Records(_) => "records",
+        KeptAs::NoData => "no data",
+        KeptAs::NoName => "no name",
+        KeptAs::Failure => "failure",
+        KeptAs::Blocked => "blocked",
+    };
+    json!({
+        "type": answer.kind.0,
+        "says": says,
+        "stale": answer.stale,
+        "seconds": answer.seconds,
+    })
 }
 
 /// From where a server is asked.

@@ -2,7 +2,7 @@
 //!
 //! Always true here: what is said to exist does, and what is told to do would help.
 
-use registry::model::Network;
+use registry::model::{Dial, Network};
 
 use super::similar::similar;
 use super::words::{because, quoted};
@@ -10,6 +10,7 @@ use super::{Explanation, Form, LISTED, Question, Route, holder, listed};
 use crate::answer::{Ground, Reverse, Verdict, candidates, reverse};
 use crate::name;
 use crate::plan::{Outside, View, Zone};
+use crate::upstream::Protocol;
 
 /// What there is to say beside the answer `first`, which `ground` decided.
 pub(super) fn advice(
@@ -202,6 +203,21 @@ fn way_out(question: &Question<'_>, told: &Explanation) -> Option<String> {
             "{}, and internal networks have no way out: add a network that is not internal",
             whereabouts(view)
         )),
+        Outside::Servers(_) if told.route.as_ref().is_some_and(Route::is_dead) => {
+            let route = told.route.as_ref()?;
+            let server = route.servers.first()?;
+            let (before, place) = match server.dial {
+                Dial::Host => (String::new(), "the host"),
+                Dial::Sandbox => (format!("portolan exec {} ", view.name), "inside the container"),
+            };
+            let over = if server.protocol == Protocol::Plain { "" } else { "+tls " };
+            Some(format!(
+                "no name server answers: see from {place} what `{before}dig {over}-p {} @{} {}` says",
+                server.address.port(),
+                server.address.ip(),
+                question.key
+            ))
+        }
         Outside::Servers(_) if !told.route.as_ref().is_some_and(asks_nobody) => None,
         Outside::NoServers | Outside::Servers(_) => Some(format!(
             "no name server is known for `{}`: name one where it is made (`--dns`; `upstreams` in \

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use registry::model::Network;
 
-use super::{Explanation, Form, Question, Step, ask, holder, listed, words};
-use crate::answer::{Ground, Reverse, Verdict, candidates, reverse};
+use super::{Explanation, Form, Question, Step, holder, listed, query, words};
+use crate::answer::{Ground, Reverse, Verdict, candidates, decide, reverse};
 use crate::name::{self, Name};
 use crate::plan::{View, Zone};
 use crate::wire::Kind;
@@ -142,7 +142,7 @@ pub(super) fn others(question: &Question<'_>, told: &Explanation) -> Option<Stri
             network => network,
         };
         let full = format!("{}.{place}", it.name);
-        let (verdict, ground) = ask(question.view, Name::from_text(&full).ok()?, Kind::A);
+        let (verdict, ground) = decide(view, &query(Name::from_text(&full).ok()?, Kind::A), 0);
         let answers = matches!(verdict, Verdict::Answer(it) if it.exists);
         (full != question.key && answers && ground == Ground::Known).then_some(full)
     };

@@ -7,7 +7,10 @@ use registry::model::{Dial, Origin};
 use super::{Question, listed};
 use crate::name::Name;
 use crate::plan::Outside;
-use crate::upstream::{Server, UpstreamConfig, is_private, longest};
+use crate::upstream::{
+    KeptAnswer, KeptAs, Outlook, Server, ServerOutlook, Standing, UpstreamConfig, is_private,
+    longest,
+};
 use crate::wire::Kind;
 
 /// The servers that a question goes to.
@@ -24,10 +27,17 @@ pub struct Route {
     pub passed_over: Vec<Server>,
     /// Those beyond the number that is ever asked.
     pub beyond: Vec<Server>,
+    /// What is known of them, and of what was asked before.
+    pub outlook: Outlook,
 }
 
 /// Whom the question goes to.
-pub(super) fn route(question: &Question<'_>, config: &UpstreamConfig, asked: &Name) -> Route {
+pub(super) fn route(
+    question: &Question<'_>,
+    config: &UpstreamConfig,
+    asked: &Name,
+    outlook: Outlook,
+) -> Route {
     let kind = question.form.kinds().first().copied().unwrap_or(Kind::A);
     let suffixes: Vec<_> =
         config.suffixes.iter().map(|(key, it)| (key.clone(), (key, it))).collect();
@@ -50,7 +60,7 @@ pub(super) fn route(question: &Question<'_>, config: &UpstreamConfig, asked: &Na
         servers.iter().cloned().partition(|it| !private || it.is_private());
     let (mut servers, mut beyond) = (servers, Vec::new());
     beyond.extend(servers.drain(Server::MAX.min(servers.len())..));
-    Route { suffix, origin, servers, passed_over, beyond }
+    Route { suffix, origin, servers, passed_over, beyond, outlook }
 }
 
 fn origin(question: &Question<'_>) -> Option<Origin> {
@@ -58,6 +68,41 @@ fn origin(question: &Question<'_>) -> Option<Origin> {
 }
 
 impl Route {
+    /// Whether it is certain that a question about so many types gets no records.
+    pub(super) fn is_negative(&self, types: usize) -> bool {
+        let fresh = || self.outlook.kept.iter().filter(|it| !it.stale);
+        let none = |it: &&KeptAnswer| matches!(it.says, KeptAs::NoData | KeptAs::Blocked);
+        self.servers.is_empty()
+            || fresh().any(|it| it.says == KeptAs::NoName)
+            || fresh().filter(none).count() == types
+    }
+
+    /// Whether none of its servers answers, as far as is known.
+    pub(super) fn is_dead(&self) -> bool {
+        let down = |it: &Server| self.known(it).is_some_and(|it| it.standing == Standing::Down);
+        !self.servers.is_empty() && self.servers.iter().all(down)
+    }
+
+    fn known(&self, server: &Server) -> Option<&ServerOutlook> {
+        self.outlook.servers.iter().find(|it| it.server == *server)
+    }
+
+    /// How `server` is.
+    fn how(&self, server: &Server) -> String {
+        let Some(ServerOutlook { standing, rtt, .. }) = self.known(server) else {
+            return "not asked yet".to_owned();
+        };
+        let pace = rtt.map(|it| format!(" in {:.1} ms", it.as_secs_f64() * 1e3));
+        match standing {
+            Standing::Unknown => "not asked yet".to_owned(),
+            Standing::Up => format!("answers{}", pace.unwrap_or_default()),
+            Standing::Failing => "did not answer the last time".to_owned(),
+            Standing::Down => {
+                "does not answer, and is asked now and then to see whether it is back".to_owned()
+            }
+        }
+    }
+
     /// Who is asked, in words.
     pub(super) fn in_words(&self) -> String {
         match (self.servers.as_slice(), self.passed_over.as_slice()) {
@@ -72,7 +117,7 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { suffix, origin, servers, passed_over, beyond } = self;
+        let Self { suffix, origin, servers, passed_over, beyond, outlook } = self;
         if let Some(suffix) = suffix {
             writeln!(f, "  names below `{suffix}` are asked of servers of their own")?;
         }
@@ -81,7 +126,8 @@ impl fmt::Display for Route {
                 Dial::Host => "from the host",
                 Dial::Sandbox => "from inside this container",
             };
-            writeln!(f, "  {server} ({origin}, asked {place})")?;
+            let how = self.how(server);
+            writeln!(f, "  {server} ({origin}, asked {place}): {how}")?;
         }
         if !passed_over.is_empty() {
             let passed = listed(passed_over.iter().map(ToString::to_string), ", ");
@@ -95,6 +141,34 @@ impl fmt::Display for Route {
             let beyond = listed(beyond.iter().map(ToString::to_string), ", ");
             writeln!(f, "  {beyond}: not asked, because no more than {} are", Server::MAX)?;
         }
+        let kept: Vec<String> = outlook.kept.iter().map(kept).collect();
+        if !kept.is_empty() {
+            writeln!(f, "  kept from before: {}", kept.join("; "))?;
+        }
         Ok(())
+    }
+}
+
+/// A kept answer, in words.
+fn kept(answer: &KeptAnswer) -> String {
+    let KeptAnswer { kind, says, stale, seconds } = answer;
+    let kind = match *kind {
+        Kind::A => "A".to_owned(),
+        Kind::AAAA => "AAAA".to_owned(),
+        Kind::PTR => "PTR".to_owned(),
+        Kind::SRV => "SRV".to_owned(),
+        Kind(other) => format!("TYPE{other}"),
+    };
+    let what = match says {
+        KeptAs::Records(_) => format!("its {kind} records"),
+        KeptAs::NoData => format!("that it has no {kind} records"),
+        KeptAs::NoName => format!("that there is no such name ({kind})"),
+        KeptAs::Failure => format!("that no server answered ({kind})"),
+        KeptAs::Blocked => format!("{kind} records that the filter against rebinding holds back"),
+    };
+    if *stale {
+        format!("{what}, over for {seconds} s and told while no server answers")
+    } else {
+        format!("{what}, for {seconds} s more")
     }
 }

@@ -105,7 +105,7 @@ pub(super) fn because(question: &Question<'_>, ground: Ground) -> Option<String>
         }
         Ground::Short if matches!(view.outside, Outside::Servers(_)) => {
             "names without a dot are not asked outside; `dns.forward_single_label = true` in the \
-             configuration has them asked"
+             configuration has them asked, `dns.suffixes` one of them"
                 .to_owned()
         }
         Ground::OwnAddress => "nobody outside is asked about addresses of this container's \
@@ -138,7 +138,11 @@ fn above(question: &Question<'_>) -> String {
 
 fn nowhere(key: &str) -> &'static str {
     for (name, why) in [
-        ("local", "names below `local` belong to multicast DNS (RFC 6762), never to DNS servers"),
+        (
+            "local",
+            "names below `local` belong to multicast DNS (RFC 6762); `dns.suffixes` can name \
+             servers for a site's own",
+        ),
         ("invalid", "names below `invalid` exist nowhere, on purpose (RFC 6761)"),
         ("onion", "names below `onion` are Tor's (RFC 7686), never asked of DNS servers"),
         ("alt", "names below `alt` are not of the DNS (RFC 9476)"),

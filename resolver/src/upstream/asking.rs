@@ -47,6 +47,11 @@ impl Asking {
         Self { policy: Arc::clone(policy), door, place, healths, lingering }
     }
 
+    /// Whether it asks from `place`.
+    pub(super) fn is_at(&self, place: &Place) -> bool {
+        self.place == *place
+    }
+
     /// What is remembered of the servers that were asked.
     pub(super) fn healths(&self) -> BTreeMap<Server, Health> {
         locked(&self.healths.0).clone()

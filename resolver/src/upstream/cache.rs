@@ -30,6 +30,7 @@ use self::entry::Traits;
 pub(crate) use self::entry::{BLOCKED_ANSWER, Entry, Folded, Key};
 use self::index::Index;
 use self::sieve::Sieve;
+use super::outlook::KeptAnswer;
 use crate::wire::reply::Reply;
 use crate::wire::reply::asked::Asked;
 use crate::wire::{Query, Transport};
@@ -115,6 +116,15 @@ impl Cache {
             let refresh = entry.refresh(now);
             Found::Stale { entry, refresh }
         }
+    }
+
+    /// What is kept for `query`, for one who only wants to know: it is not counted as asked for.
+    pub(crate) fn peek(&self, query: &Query, now: Instant) -> Option<KeptAnswer> {
+        let asked = Asked::of(query, Transport::Tcp);
+        let folded = Folded::new(asked.name);
+        let key = folded.key(&asked);
+        let entry = self.entries.get(self.place(&key, self.hash_of(&key))?)?;
+        (!entry.is_over(now)).then(|| entry.outlook(now))
     }
 
     /// Keeps what may be kept of `reply`, which matched `query`.

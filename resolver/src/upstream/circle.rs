@@ -147,6 +147,11 @@ impl Circle {
             && self.core.subnets.as_ref().is_none_or(|it| it == asker.subnets)
     }
 
+    /// Whether `asker`, who is at `place`, is one of its members, or would be one.
+    pub(super) fn has(&self, asker: Asker<'_>, place: &Place) -> bool {
+        self.is_of(asker) && (asker.shares() || self.core.asking.is_at(place))
+    }
+
     /// Counts one member more.
     pub(super) fn enter(&self) {
         self.members.fetch_add(1, Relaxed);

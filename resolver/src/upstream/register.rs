@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use super::circle::{Asker, Circle};
+use super::exchange::Place;
 use super::health::Health;
 pub use super::health::State as Standing;
 use super::limits::AllLimits;
@@ -82,6 +83,11 @@ impl Register {
         let circle = Arc::new(new());
         circles.push(Arc::downgrade(&circle));
         circle
+    }
+
+    /// The circle that `asker`, who is at `place`, belongs to, if he has asked anybody.
+    pub(super) fn circle_of(&self, asker: Asker<'_>, place: &Place) -> Option<Arc<Circle>> {
+        self.circles().into_iter().find(|it| it.has(asker, place))
     }
 
     /// Counts a question for which nothing was kept.

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::outlook::{KeptAnswer, KeptAs};
 use super::admission::Kept;
 use super::{Refresh, Renewal};
 use crate::wire::reply::asked::{Asked, Said};
@@ -226,6 +227,20 @@ impl Entry {
             self.marks |= RENEWING;
         }
         renew
+    }
+
+    /// What it says, for who explains it.
+    pub(super) fn outlook(&self, now: Instant) -> KeptAnswer {
+        let [answers, ..] = self.counts;
+        let says = match self.code() {
+            _ if self.marks & BLOCKED != 0 => KeptAs::Blocked,
+            Rcode::NXDOMAIN => KeptAs::NoName,
+            Rcode::SERVFAIL => KeptAs::Failure,
+            _ if answers == 0 => KeptAs::NoData,
+            _ => KeptAs::Records(answers),
+        };
+        let seconds = self.lifetime.abs_diff(self.age(now));
+        KeptAnswer { kind: self.kind, says, stale: !self.is_fresh(now), seconds }
     }
 
     /// Writes it into `out` for who `asked`, without allocating, and gives its length. TC where it

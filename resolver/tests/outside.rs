@@ -149,8 +149,9 @@ fn two_boxes(sandboxes: &[Sandbox; 2], servers: [&str; 2], dial: &str) -> String
         let netns = sandbox.path();
         write!(
             text,
-            "[[sandbox]]\nname = \"box{at}\"\nnetns = {netns:?}\nnetworks = [\"net\"]\n\
+            "[[sandbox]]\nname = \"box{at}\"\nnetns = \"{}\"\nnetworks = [\"net\"]\n\
              upstreams = [{server:?}]\ndial = {dial:?}\n",
+            netns.display(),
         )
         .unwrap();
     }

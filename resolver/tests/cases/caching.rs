@@ -236,7 +236,8 @@ fn case_44_what_one_sandbox_s_servers_said_is_told_in_no_other_sandbox() {
         let (netns, server) = (sandbox.path(), server.address.to_string());
         write!(
             text,
-            "[[sandbox]]\nname = \"box{at}\"\nnetns = {netns:?}\nnetworks = [\"net\"]\nupstreams = [{server:?}]\n",
+            "[[sandbox]]\nname = \"box{at}\"\nnetns = \"{}\"\nnetworks = [\"net\"]\nupstreams = [{server:?}]\n",
+            netns.display(),
         )
         .unwrap();
     }

@@ -10,6 +10,7 @@
 
 mod agenda;
 mod chase;
+mod command_line;
 mod container;
 mod convert;
 mod draining;

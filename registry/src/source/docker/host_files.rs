@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use crate::source::docker::command_line::CommandLine;
 use crate::source::docker::extra_hosts;
 use crate::source::docker::resolv_conf::{self, NameServer};
 use crate::source::docker::upstream::{self, HostServers};
@@ -33,13 +34,33 @@ impl Default for HostFiles {
 }
 
 impl HostFiles {
-    /// What they say; where one cannot be read now, what `last` has of it. `index` is the number of
-    /// an interface by its name. Blocks as files do.
+    /// The same, with the engine's configuration at `path`, where that is known to be elsewhere.
+    pub(crate) fn with_config(self, path: Option<&Path>) -> Self {
+        Self { daemon: path.map_or(self.daemon, Path::to_owned), ..self }
+    }
+
+    /// What they say, and what the engine's command line says; where one cannot be read now, what
+    /// `last` has of it. `index` is the number of an interface by its name. Blocks as files do.
     pub(crate) fn read(
-        &self,
+        self,
+        command: CommandLine,
         last: HostServers,
         index: impl Fn(&str) -> Option<u32>,
     ) -> HostServers {
+        let files = self.with_config(command.config_file.as_deref());
+        let mut servers = files.read_files(last, index);
+        // No engine starts with both.
+        if !command.dns.is_empty() {
+            servers.daemon = command.dns;
+        }
+        if !command.gateways.is_empty() {
+            servers.gateways = command.gateways;
+        }
+        servers.config_file = command.config_file;
+        servers
+    }
+
+    fn read_files(&self, last: HostServers, index: impl Fn(&str) -> Option<u32>) -> HostServers {
         let mut servers = last;
         if let Ok(resolv_conf) = read(&self.resolv_conf) {
             // Nor does the engine ask the servers behind systemd-resolved's stub: that chooses among

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,11 @@ pub(crate) struct Containers {
 }
 
 impl Client {
+    /// The socket on which the engine of this machine is asked; `None`: it is asked elsewhere.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        self.endpoint.strip_prefix("unix://").map(PathBuf::from)
+    }
+
     /// Connects to the engine and checks that its API is not too old.
     pub(crate) async fn connect(endpoint: &str) -> Result<Self, EngineError> {
         let unknown = || EngineError::Endpoint { endpoint: endpoint.to_owned() };

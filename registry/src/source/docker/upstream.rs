@@ -5,6 +5,7 @@
 //! - *never none*: where nobody names a server, or none that the engine would ask, there is one.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -18,10 +19,13 @@ pub(crate) struct HostServers {
     pub(crate) host: Vec<SocketAddr>,
     /// Those may be believed when they say that an answer is authentic (`options trust-ad`).
     pub(crate) trusts_ad: bool,
-    /// Of the engine's own configuration (`dns` in daemon.json).
+    /// Of the engine's own configuration (`dns` in daemon.json, or `--dns`).
     pub(crate) daemon: Vec<IpAddr>,
-    /// Where it says that containers reach the host (`host-gateway-ips` in daemon.json).
+    /// Where it says that containers reach the host (`host-gateway-ips` in daemon.json, or
+    /// `--host-gateway-ip`).
     pub(crate) gateways: Vec<IpAddr>,
+    /// The file of that configuration, where the engine's command line names one.
+    pub(crate) config_file: Option<PathBuf>,
 }
 
 /// Docker asks no more than three.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::id::NetworkId;
 use crate::source::docker::agenda::Job;
+use crate::source::docker::command_line::CommandLine;
 use crate::source::docker::container::Container;
 use crate::source::docker::draining::Question;
 use crate::source::docker::engine::{Engine, EngineNetwork};
@@ -72,7 +73,7 @@ pub(super) async fn answer<H: Host>(
     Ok(match (job, context) {
         (Job::Info, _) => Answer::Info(client.info().await?.0),
         (Job::Host, Context::Servers(last)) => {
-            let servers = host_servers(Arc::clone(&host), last).await;
+            let servers = host_servers(Arc::clone(&host), client.socket(), last).await;
             Answer::Host(servers, host_cookie(host).await)
         }
         (Job::Host, _) => Answer::Host(HostServers::default(), host_cookie(host).await),
@@ -127,9 +128,17 @@ async fn list(path: PathBuf) -> Folder {
 }
 
 /// What this host's files say of name servers; what cannot be read now says what it said `last`.
-async fn host_servers<H: Host>(host: Arc<H>, last: HostServers) -> HostServers {
+async fn host_servers<H: Host>(
+    host: Arc<H>,
+    socket: Option<PathBuf>,
+    last: HostServers,
+) -> HostServers {
     let kept = last.clone();
-    let read = move || host.files().read(last, |name| host.interface_index(name));
+    let read = move || {
+        let command = socket.and_then(|it| CommandLine::of_engine(Path::new("/proc"), &it));
+        let index = |name: &str| host.interface_index(name);
+        host.files().read(command.unwrap_or_default(), last, index)
+    };
     blocking(read).await.unwrap_or(kept)
 }
 

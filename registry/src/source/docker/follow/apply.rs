@@ -57,7 +57,8 @@ impl<H: Host> Follower<'_, H> {
             }
             Job::Host => {
                 // Before it is read, so that no change falls in between.
-                self.signs.watch_files(&self.host.files());
+                let config = self.view.servers.config_file.as_deref();
+                self.signs.watch_files(&self.host.files().with_config(config));
                 Context::Servers(self.view.servers.clone())
             }
             Job::Info
@@ -85,10 +86,12 @@ impl<H: Host> Follower<'_, H> {
         match answer {
             Answer::Info(engine) => return self.apply_info(engine, now),
             Answer::Host(servers, cookie) => {
+                // A configuration file that was not known to be there is not watched yet.
+                let elsewhere = servers.config_file != self.view.servers.config_file;
                 self.update(now, |view| {
                     (view.servers, view.host_cookie) = (servers, cookie);
                 });
-                self.want(Job::Host, now + self.poll);
+                self.want(Job::Host, if elsewhere { now } else { now + self.poll });
             }
             Answer::Networks(networks) => {
                 let networks = networks.into_iter().map(|it| (it.id.clone(), it)).collect();

@@ -26,7 +26,7 @@ impl Folder {
     }
 
     fn read(&self, last: HostServers) -> HostServers {
-        self.files().read(last, |name| (name == "eth0").then_some(7))
+        self.files().read(CommandLine::default(), last, |name| (name == "eth0").then_some(7))
     }
 }
 
@@ -63,6 +63,27 @@ fn a_file_that_is_missing_for_a_moment_says_what_it_said() {
     std::fs::remove_file(folder.0.join("etc/docker/daemon.json")).unwrap();
     folder.write("etc/resolv.conf", "");
     assert_eq!(folder.read(first), HostServers::default());
+}
+
+#[test]
+fn what_the_engine_was_started_with_comes_before_its_file_which_may_be_elsewhere() {
+    let folder = Folder::new("command");
+    folder.write("etc/engine.json", r#"{"dns": ["192.0.2.9"], "host-gateway-ip": "192.0.2.8"}"#);
+    let file = folder.0.join("etc/engine.json");
+    let address = |it: &str| it.parse::<IpAddr>().unwrap();
+    let mut command = CommandLine { config_file: Some(file.clone()), ..CommandLine::default() };
+    let read = |it: &CommandLine| folder.files().read(it.clone(), HostServers::default(), |_| None);
+    let told = read(&command);
+    assert_eq!(
+        (told.daemon, told.gateways),
+        (vec![address("192.0.2.9")], vec![address("192.0.2.8")])
+    );
+    assert_eq!(told.config_file, Some(file));
+    command.dns = vec![address("192.0.2.1")];
+    command.gateways = vec![address("192.0.2.2")];
+    let told = read(&command);
+    assert_eq!((told.daemon, told.gateways), (command.dns, command.gateways));
+    assert_eq!(read(&CommandLine::default()), HostServers::default());
 }
 
 /// Whether doing `change` is noticed by a watch begun before.

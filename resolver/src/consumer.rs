@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::apply::Keeper;
-use crate::compile::compile;
+use crate::compile::Compiler;
 use crate::holder::HolderProgram;
 use crate::host::HostSockets;
 use crate::metrics::{Counts, Metrics, Source};
@@ -26,7 +26,7 @@ use crate::wire::Query;
 /// Answers names in every sandbox and on the host.
 #[derive(Debug)]
 pub struct Resolver {
-    config: Config,
+    compiler: Compiler,
     vips: watch::Receiver<Arc<VipTable>>,
     host: Option<HostSockets>,
     holder: Option<HolderProgram>,
@@ -114,7 +114,15 @@ impl Resolver {
             (None, None) => None,
         };
         let (meter, last) = (Meter::default(), Plan::default());
-        Ok(Self { config, vips, host, holder: None, meter, keeper: None, last })
+        Ok(Self {
+            compiler: Compiler::new(config),
+            vips,
+            host,
+            holder: None,
+            meter,
+            keeper: None,
+            last,
+        })
     }
 
     /// Has `program` give all sandboxes back when this process dies; see [`crate::hold`].
@@ -144,7 +152,7 @@ impl Resolver {
             let host = self.host.as_ref().map(HostSockets::try_clone).transpose();
             let host = host.map_err(|error| format!("cannot use the host's sockets: {error}"))?;
             let Meter { metrics, upstreams } = &self.meter;
-            let policy = Policy::new(&self.config.upstream, upstreams);
+            let policy = Policy::new(&self.compiler.config().upstream, upstreams);
             let started = Keeper::start(host, self.holder.clone(), metrics, policy);
             let started = started.map_err(|error| error.to_string())?;
             self.keeper = Some(started);
@@ -159,7 +167,7 @@ impl Consumer for Resolver {
 
     fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (Plan, Notes) {
         let vips = Arc::clone(&self.vips.borrow_and_update());
-        let (plan, notes) = compile(snapshot, &vips, &self.config);
+        let (plan, notes) = self.compiler.compile(snapshot, &vips);
         let plan = plan.sharing_with(&self.last);
         self.last = plan.clone();
         (plan, notes)

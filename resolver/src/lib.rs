@@ -20,11 +20,12 @@ pub mod name;
 pub mod plan;
 pub mod respond;
 mod serve;
+pub mod shared_map;
 mod takeover;
 mod upstream;
 pub mod wire;
 
-pub use compile::compile;
+pub use compile::{Compiler, compile};
 pub use consumer::{Meter, Resolver, StartError};
 pub use engine::EngineClient;
 pub use explain::{Explanation, Known, explain};

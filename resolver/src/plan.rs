@@ -18,6 +18,7 @@ use registry::model::{Completeness, Protocol};
 
 use crate::fast::Prepared;
 use crate::name::Name;
+use crate::shared_map::SharedMap;
 use crate::upstream::{Server, UpstreamConfig};
 
 /// The VIPs that portolan allocated, for services whose source fixed none.
@@ -63,13 +64,13 @@ pub struct Zone {
     /// Its address ranges.
     pub subnets: Vec<IpNet>,
     /// Who is meant by each name, by normal form.
-    pub names: BTreeMap<String, Entry>,
+    pub names: SharedMap<String, Entry>,
     /// Services by name, alias and `tasks.` of both, for SRV.
-    pub services: BTreeMap<String, Arc<ServiceRecord>>,
+    pub services: SharedMap<String, Arc<ServiceRecord>>,
     /// The name of each address.
-    pub reverse: BTreeMap<IpAddr, Pointer>,
+    pub reverse: SharedMap<IpAddr, Pointer>,
     /// Whose each address is, where the engine is asked about names that are not here.
-    pub owners: BTreeMap<IpAddr, Arc<Owner>>,
+    pub owners: SharedMap<IpAddr, Arc<Owner>>,
     /// All of it as the fast path reads it.
     pub table: Prepared,
 }

@@ -3,10 +3,11 @@
 use registry::Draft;
 use registry::id::SandboxId;
 use registry::model::{Attachment, Completeness, Endpoint, Reach, Scope, ServingState, Task};
-use registry::model::{Origin, Upstream};
+use registry::model::{Dial, Network, Origin, Sandbox, Upstream};
 
 use super::*;
-use crate::upstream::UpstreamConfig;
+use crate::plan::Outside;
+use crate::upstream::{Server, UpstreamConfig};
 
 fn config() -> Config {
     Config {
@@ -127,7 +128,10 @@ fn an_address_that_two_claim_for_a_moment_has_the_name_of_the_first() {
     let tasks = vec![task("2"), task("1")];
     let (plan, _) =
         compiled(Draft { networks: vec![network("n", "net")], tasks, ..Draft::default() });
-    assert_eq!(plan.zones[&"n".into()].reverse[&address].name.to_string(), "box-1.net.");
+    assert_eq!(
+        plan.zones[&"n".into()].reverse.get(&address).unwrap().name.to_string(),
+        "box-1.net."
+    );
 }
 
 #[test]

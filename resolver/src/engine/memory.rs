@@ -81,6 +81,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::shared_map::SharedMap;
 
     fn asked(name: &str) -> Asked {
         (name.to_owned(), Kind::A)
@@ -97,10 +98,10 @@ mod tests {
             key: name.to_owned(),
             completeness: registry::model::Completeness::Gossip,
             subnets: Vec::new(),
-            names: BTreeMap::new(),
-            services: BTreeMap::new(),
-            reverse: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            names: SharedMap::default(),
+            services: SharedMap::default(),
+            reverse: SharedMap::default(),
+            owners: SharedMap::default(),
             table: crate::fast::Prepared::default(),
         })
     }

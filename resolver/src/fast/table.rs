@@ -1,18 +1,25 @@
-//! Names and their records as octets, found with one probe: made once, with a view or a zone.
+//! Names and their records as octets, found with one probe: made with a view or a zone, out of the
+//! zone's last table where only a few names are others.
 //!
 //! Invariants
 //! - *immutable*: nothing changes after it is made; it is shared by whoever reads it;
-//! - *compact*: keys and records lie in one piece of memory, whatever their number;
+//! - *compact*: keys and records of a shard lie in one piece of memory, whatever their number;
 //! - *askable*: a name that no question can hold is not in it;
 //! - *unpredictable*: where a name goes depends on a number drawn when the process starts.
+//!
+//! How tables are made stands in [`maker`].
 
+mod maker;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use crate::chance;
-use crate::plan::{Entry, Pointer, Zone};
-use crate::wire::encode::POINTER_TO_QUESTION;
-use crate::wire::{Class, Kind};
+use crate::plan::{Entry, Zone};
+use crate::wire::Kind;
+use maker::Source;
+pub(super) use maker::wire_key;
 
 /// The names of a zone.
 #[derive(Debug)]
@@ -39,6 +46,25 @@ impl Prepared {
         });
     }
 
+    /// The table of `zone` made of this one, which is that of a zone that differs from it in those
+    /// names and addresses only. Not made where this one is not made, or too small by now.
+    pub(crate) fn patched(
+        &self,
+        zone: &Zone,
+        names: &BTreeSet<String>,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Self {
+        let patched = Self::default();
+        let rows = zone.names.len() + zone.reverse.len();
+        if let Some(old) = self.0.get().filter(|it| it.names.has_room_for(rows)) {
+            let names = names.iter().map(|key| (key, zone.names.get(key)));
+            let addresses = addresses.iter().map(|it| (*it, zone.reverse.get(it)));
+            let names = old.names.patched(names, addresses);
+            patched.0.get_or_init(|| ZoneTable { network: old.network.clone(), names });
+        }
+        patched
+    }
+
     /// The table, once it is made.
     pub(super) fn get(&self) -> Option<&ZoneTable> {
         self.0.get()
@@ -59,14 +85,22 @@ impl PartialEq for Prepared {
 
 impl Eq for Prepared {}
 
-/// Names and their records.
+/// Names and their records, in shards, so that a table in which a few names are others takes
+/// over most of the one before.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// Places in `rows` plus one, where a name's hash points; 0: none. A power of two, twice as
-    /// many as there are rows.
-    index: Box<[u32]>,
-    rows: Box<[Row]>,
-    octets: Box<[u8]>,
+    /// A power of two, or none; the upper half of a name's hash says which.
+    shards: Box<[Shard]>,
+}
+
+/// A piece of a table.
+#[derive(Clone, Debug)]
+struct Shard {
+    /// Places in `rows` plus one, where the lower half of a name's hash points; 0: none. A power
+    /// of two, twice as many as there are rows.
+    index: Arc<[u32]>,
+    rows: Arc<[Row]>,
+    octets: Arc<[u8]>,
 }
 
 /// A name.
@@ -91,7 +125,7 @@ struct Set {
 /// A name that is there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found<'a> {
-    table: &'a Table,
+    shard: &'a Shard,
     row: &'a Row,
 }
 
@@ -102,46 +136,46 @@ pub(crate) struct Records<'a> {
     pub(super) count: usize,
 }
 
-/// What a row is made of.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Entry(&'a str, &'a Entry),
-    Pointer(IpAddr, &'a Pointer),
-}
-
 impl Table {
     /// A table of these names.
     pub(super) fn of<'a>(entries: impl Iterator<Item = (&'a String, &'a Entry)>) -> Self {
         Self::build(entries.map(|(key, entry)| Source::Entry(key, entry)))
     }
 
-    fn build<'a>(sources: impl Iterator<Item = Source<'a>>) -> Self {
-        let mut maker = Maker::default();
-        for source in sources {
-            match source {
-                Source::Entry(key, entry) => maker.entry(key, entry),
-                Source::Pointer(address, pointer) => maker.pointer(address, pointer),
-            };
-        }
-        maker.finish()
-    }
-
     /// The row of `name`, in lower case, on the wire, without the root.
     pub(super) fn get(&self, name: &[u8]) -> Option<Found<'_>> {
-        if self.rows.is_empty() {
+        if self.shards.is_empty() {
             return None;
         }
         let hash = hash(name);
+        self.shards.get(self.shard_of(hash))?.get(hash, name)
+    }
+
+    /// Which shard a name with that hash is in.
+    fn shard_of(&self, hash: u32) -> usize {
+        usize::try_from(hash >> 16).unwrap_or(0) & self.shards.len().wrapping_sub(1)
+    }
+}
+
+impl Shard {
+    fn get(&self, hash: u32, name: &[u8]) -> Option<Found<'_>> {
+        if self.rows.is_empty() {
+            return None;
+        }
         let mut at = hash;
         loop {
             let place = usize::try_from(at).ok()? & (self.index.len() - 1);
             let row =
                 self.rows.get(usize::try_from(*self.index.get(place)?).ok()?.checked_sub(1)?)?;
-            if row.hash == hash && self.piece(row.key_at, u32::from(row.key_length)) == name {
-                return Some(Found { table: self, row });
+            if row.hash == hash && self.key(row) == name {
+                return Some(Found { shard: self, row });
             }
             at = at.wrapping_add(1);
         }
+    }
+
+    fn key(&self, row: &Row) -> &[u8] {
+        self.piece(row.key_at, u32::from(row.key_length))
     }
 
     fn piece(&self, at: u32, length: u32) -> &[u8] {
@@ -150,11 +184,18 @@ impl Table {
     }
 }
 
+impl Row {
+    /// Whether it is the name of an address.
+    fn is_reverse(&self) -> bool {
+        self.sets.iter().any(|it| it.kind == Kind::PTR)
+    }
+}
+
 impl<'a> Found<'a> {
     /// Its records of a type; `None`: it has none.
     pub(super) fn records(&self, kind: Kind) -> Option<Records<'a>> {
         let set = self.row.sets.iter().find(|it| it.kind == kind && it.count > 0)?;
-        let octets = self.table.piece(set.at, set.length);
+        let octets = self.shard.piece(set.at, set.length);
         Some(Records { octets, count: usize::from(set.count) })
     }
 
@@ -165,113 +206,7 @@ impl<'a> Found<'a> {
 
     /// Whether it is the name of an address.
     pub(super) fn is_reverse(&self) -> bool {
-        self.row.sets.iter().any(|it| it.kind == Kind::PTR)
-    }
-}
-
-/// The normal form of a name ([`crate::name::key`]) as the wire has it, in lower case and without
-/// the root; `None`: no question can ask for it.
-pub(super) fn wire_key(key: &str) -> Option<Vec<u8>> {
-    let mut wire = Vec::with_capacity(key.len() + 1);
-    for label in key.split('.') {
-        let start = wire.len();
-        wire.push(0);
-        let mut octets = label.bytes();
-        while let Some(octet) = octets.next() {
-            wire.push(match octet {
-                b'\\' => {
-                    let digits = [octets.next()?, octets.next()?, octets.next()?];
-                    std::str::from_utf8(&digits).ok()?.parse().ok()?
-                }
-                plain => plain,
-            });
-        }
-        let length = wire.len() - start - 1;
-        if !(1..=63).contains(&length) {
-            return None;
-        }
-        *wire.get_mut(start)? = u8::try_from(length).ok()?;
-    }
-    (wire.len() <= 254).then_some(wire)
-}
-
-/// A table that is being made.
-#[derive(Default)]
-struct Maker {
-    rows: Vec<Row>,
-    octets: Vec<u8>,
-}
-
-impl Maker {
-    /// `None`: it cannot be asked for.
-    fn entry(&mut self, key: &str, entry: &Entry) -> Option<()> {
-        let key = wire_key(key)?;
-        let (ttl, addresses) = (entry.ttl, entry.addresses.iter());
-        let v4 = addresses.clone().filter_map(|it| match it {
-            IpAddr::V4(it) => Some(it.octets()),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = addresses.filter_map(|it| match it {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(it) => Some(it.octets()),
-        });
-        let v4 = self.set(Kind::A, ttl, v4)?;
-        let v6 = self.set(Kind::AAAA, ttl, v6)?;
-        self.row(&key, ttl, [v4, v6])
-    }
-
-    fn pointer(&mut self, address: IpAddr, pointer: &Pointer) -> Option<()> {
-        let key = crate::name::reverse_wire(address);
-        let pointers = self.set(Kind::PTR, pointer.ttl, std::iter::once(pointer.name.wire()))?;
-        self.row(&key, pointer.ttl, [pointers, Set { count: 0, ..pointers }])
-    }
-
-    /// Writes a record for each of `data`; all are of one length.
-    fn set(
-        &mut self,
-        kind: Kind,
-        ttl: u32,
-        data: impl Iterator<Item = impl AsRef<[u8]>>,
-    ) -> Option<Set> {
-        let at = self.octets.len();
-        let mut count = 0_u16;
-        for octets in data {
-            let octets = octets.as_ref();
-            for field in [POINTER_TO_QUESTION, kind.0, Class::IN.0] {
-                self.octets.extend_from_slice(&field.to_be_bytes());
-            }
-            self.octets.extend_from_slice(&ttl.to_be_bytes());
-            self.octets.extend_from_slice(&u16::try_from(octets.len()).ok()?.to_be_bytes());
-            self.octets.extend_from_slice(octets);
-            count = count.checked_add(1)?;
-        }
-        let length = u32::try_from(self.octets.len() - at).ok()?;
-        Some(Set { at: u32::try_from(at).ok()?, length, count, kind })
-    }
-
-    fn row(&mut self, key: &[u8], ttl: u32, sets: [Set; 2]) -> Option<()> {
-        let key_at = u32::try_from(self.octets.len()).ok()?;
-        self.octets.extend_from_slice(key);
-        let key_length = u8::try_from(key.len()).ok()?;
-        self.rows.push(Row { hash: hash(key), key_at, ttl, sets, key_length });
-        Some(())
-    }
-
-    fn finish(self) -> Table {
-        let Self { rows, octets } = self;
-        let size = if rows.is_empty() { 0 } else { (rows.len() * 2).next_power_of_two() };
-        let mut index = vec![0_u32; size].into_boxed_slice();
-        for (number, row) in (1..).zip(&rows) {
-            let places = (0..size)
-                .map(|step| usize::try_from(row.hash).unwrap_or(0).wrapping_add(step) & (size - 1));
-            for place in places {
-                if let Some(free) = index.get_mut(place).filter(|it| **it == 0) {
-                    *free = number;
-                    break;
-                }
-            }
-        }
-        Table { index, rows: rows.into(), octets: octets.into() }
+        self.row.is_reverse()
     }
 }
 
@@ -304,7 +239,11 @@ static SECRET: LazyLock<u64> = LazyLock::new(|| chance::unpredictable().unwrap_o
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::name::Name;
+    use crate::plan::Pointer;
 
     fn entry(addresses: &[&str], ttl: u32) -> Entry {
         Entry { addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(), ttl }
@@ -331,12 +270,61 @@ mod tests {
         assert!(Table::default().get(b"\x03web").is_none());
     }
 
+    /// What `table` has of `name`: nothing, or its records and their TTL.
+    fn seen(table: &Table, name: &[u8]) -> Option<(u32, Vec<Vec<u8>>)> {
+        let found = table.get(name)?;
+        let kinds = [Kind::A, Kind::AAAA, Kind::PTR];
+        let records =
+            kinds.map(|it| found.records(it).map_or_else(Vec::new, |it| it.octets.to_vec()));
+        Some((found.ttl(), records.to_vec()))
+    }
+
+    #[test]
+    fn a_patched_table_has_what_one_made_anew_has() {
+        let address = |it: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + it));
+        let pointer =
+            |it: u32| Pointer { name: Name::from_text(&format!("t{it}.n")).unwrap(), ttl: 5 };
+        let mut names: BTreeMap<_, _> = (0..1000)
+            .map(|it| (format!("app.{it}"), entry(&["10.0.0.1", "fd00::1"], it)))
+            .collect();
+        let mut pointers: BTreeMap<_, _> = (0..1000).map(|it| (address(it), pointer(it))).collect();
+        // Somebody is called like an address of ours.
+        names.insert("6.2.0.10.in-addr.arpa".to_owned(), entry(&["10.0.2.6"], 9));
+        let made = |names: &BTreeMap<String, Entry>, pointers: &BTreeMap<IpAddr, Pointer>| {
+            let names = names.iter().map(|(key, it)| Source::Entry(key, it));
+            Table::build(names.chain(pointers.iter().map(|(at, it)| Source::Pointer(*at, it))))
+        };
+        let mut table = made(&names, &pointers);
+        assert!(table.shards.len() > 8, "{}", table.shards.len());
+        for round in 0..100_u32 {
+            let (gone, new) = (format!("app.{}", round * 7), format!("new.{round}"));
+            let other = format!("app.{}", round * 7 + 1);
+            names.remove(&gone);
+            names.insert(new.clone(), entry(&["10.1.0.1"], round));
+            names.insert(other.clone(), entry(&["fd00::2"], round));
+            let (left, moved) = (address(round), address(round * 3 + 500));
+            pointers.remove(&left);
+            pointers.insert(moved, pointer(round));
+            table = table.patched(
+                [&gone, &new, &other].into_iter().map(|it| (it, names.get(it))),
+                [left, moved].into_iter().map(|it| (it, pointers.get(&it))),
+            );
+        }
+        let anew = made(&names, &pointers);
+        let old = (0..1000).map(|it| format!("app.{it}"));
+        let keys = names.keys().cloned().chain(old).filter_map(|it| wire_key(&it));
+        let reverse = (0..1000).map(|it| crate::name::reverse_wire(address(it)));
+        for key in keys.chain(reverse) {
+            assert_eq!(seen(&table, &key), seen(&anew, &key));
+        }
+    }
+
     #[test]
     fn a_name_that_cannot_be_asked_for_is_left_out() {
         let entries = ["", "a..b", &"x".repeat(64), &"x.".repeat(130), r"a\04"]
             .map(|it| (it.to_owned(), entry(&["10.0.0.1"], 5)));
         let table = Table::of(entries.iter().map(|(name, it)| (name, it)));
-        assert!(table.rows.is_empty());
+        assert!(table.shards.iter().all(|it| it.rows.is_empty()));
         assert_eq!(wire_key(r"a\046b.\195\132").unwrap(), b"\x03a.b\x02\xc3\x84");
     }
 }

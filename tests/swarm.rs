@@ -7,6 +7,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "swarm/life.rs"]
+mod life;
 mod support;
 #[path = "support/swarm.rs"]
 mod swarm;
@@ -42,6 +44,9 @@ fn a_two_node_swarm_is_served_by_a_portolan_on_each_node() {
     the_host_sees_nothing_of_portolan(&lab);
     the_router_on_the_manager_reaches_tasks_of_both_nodes(&lab);
     scaling_shows_on_the_other_node(&lab, &places);
+    life::a_stopping_task_is_in_no_name_while_it_still_runs(&lab, &places);
+    life::containers_of_one_namespace_have_the_same_names(&lab);
+    life::a_network_brings_its_names_and_takes_them_away(&lab);
     a_kill_leaves_dns_to_the_engine_and_connections_alone(&mut lab, &places);
     a_removed_stack_is_gone_the_first_time(&lab);
     nothing_is_left_after_cleanup(&mut lab);

@@ -35,6 +35,9 @@ def main():
         try:
             if not WHAT[name](lab):
                 failed.append(name)
+        except RuntimeError as error:
+            print(error)
+            failed.append(name)
         finally:
             lab.down()
     sys.exit(f"not as it should be: {', '.join(failed)}" if failed else 0)

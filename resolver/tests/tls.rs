@@ -12,7 +12,7 @@
 
 mod support;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use resolver::Server;
@@ -179,6 +179,23 @@ fn one_that_says_nothing_costs_one_short_wait() {
         assert!(begun.elapsed() < Duration::from_secs(1), "{at}: {:?}", begun.elapsed());
     }
     assert!(silent.asked().len() < 6, "{}", silent.asked().len());
+}
+
+#[test]
+fn servers_of_ipv6_are_asked_too_and_nobody_there_is_passed_over_at_once() {
+    let authority = Authority::new();
+    let config = authority.certify(&["::1"], 2100);
+    let server = TlsServer::on("[::1]:0", config, |mut talk| {
+        while let Some(question) = talk.question() {
+            talk.say(&known(&question));
+        }
+    });
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("tls://{nobody}#dns.example").parse().unwrap();
+    let (sandbox, _driven) = asking(&authority, vec![nobody, server.named("")]);
+    let begun = Instant::now();
+    assert_eq!(sandbox.dig("www.example"), "198.51.100.7");
+    assert!(begun.elapsed() < Duration::from_millis(350), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -309,6 +309,10 @@ proptest! {
         let mut theirs = parsed(&encode::query(&query, query.id, edns));
         prop_assert_eq!(theirs.queries.len(), 1);
         prop_assert_eq!(theirs.queries.remove(0).query_type(), RecordType::from(query.kind.0));
+        let padded = encode::padded_query(&query, query.id, edns);
+        prop_assert_eq!(read(&padded), Inbound::Query(query));
+        prop_assert!(parsed(&padded).edns.is_some() == edns.is_some());
+        prop_assert!(edns.is_none() || padded.len().is_multiple_of(128), "{} octets", padded.len());
     }
 
     #[test]

@@ -94,7 +94,16 @@ impl TlsServer {
         config: ServerConfig,
         manner: impl Fn(Talk<'_>) + Clone + Send + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on("127.0.0.1:0", config, manner)
+    }
+
+    /// The same at a given address.
+    pub(crate) fn on(
+        address: &str,
+        config: ServerConfig,
+        manner: impl Fn(Talk<'_>) + Clone + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let clear = UdpSocket::bind(address).unwrap();
         clear.set_nonblocking(true).unwrap();

@@ -20,7 +20,7 @@ pub(crate) enum Trouble {
     #[error("no connection within the time for one")]
     Slow,
     /// It is not who it should be.
-    #[error("its certificate is not accepted: {0}")]
+    #[error("its certificate is not accepted: {}", why(.0))]
     Certificate(CertificateError),
     /// It does not speak TLS, or not ours.
     #[error("no TLS with it: {0}")]
@@ -73,6 +73,51 @@ impl Trouble {
     }
 }
 
+/// Why it is not, in words where rustls has none.
+fn why(refused: &CertificateError) -> String {
+    if *refused == CertificateError::UnknownIssuer {
+        return "nobody who is trusted here has signed it".to_owned();
+    }
+    refused.to_string()
+}
+
 /// What [`Trouble::likeness`] gives: times and numbers in a text differ, these do not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Likeness(Discriminant<Trouble>, Option<Discriminant<CertificateError>>);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+
+    fn expired(after: u64) -> Trouble {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let refused =
+            CertificateError::ExpiredContext { time: at(100 + after), not_after: at(100) };
+        let refused = rustls::Error::InvalidCertificate(refused);
+        Trouble::of_handshake(io::Error::new(io::ErrorKind::InvalidData, refused))
+    }
+
+    #[test]
+    fn a_certificate_that_expired_is_one_trouble_however_long_ago() {
+        assert_eq!(expired(1).likeness(), expired(2).likeness());
+        assert_ne!(expired(1).to_string(), expired(2).to_string());
+        let stranger = Trouble::Certificate(CertificateError::UnknownIssuer);
+        assert_ne!(expired(1).likeness(), stranger.likeness());
+        assert_ne!(stranger.likeness(), Trouble::Closed.likeness());
+    }
+
+    #[test]
+    fn what_somebody_can_mend_comes_with_how_and_what_may_pass_is_not_told() {
+        let stranger = Trouble::Certificate(CertificateError::UnknownIssuer);
+        let told = "its certificate is not accepted: nobody who is trusted here has signed it";
+        assert_eq!(stranger.to_string(), told);
+        assert!(expired(1).remedy().is_some_and(|it| it.contains("clock")));
+        let reset = Trouble::of_handshake(io::ErrorKind::ConnectionReset.into());
+        assert!(reset.remedy().is_some());
+        assert_eq!([Trouble::Slow, Trouble::Closed].map(|it| it.remedy()), [None, None]);
+    }
+}

@@ -58,7 +58,7 @@ pub fn upstream_reply(octets: &[u8], now: Instant) -> usize {
     assert!(prefetches <= 1, "{prefetches} times told to ask anew");
     assert!(cache.bytes() <= LIMIT && budget.held() == cache.bytes(), "more than the budget");
     cache.fail(&query, now);
-    cache.clear();
+    drop(cache.take());
     assert_eq!(budget.held(), 0, "octets that nobody holds");
     written
 }

@@ -76,7 +76,7 @@ counters! {
     malformed,
     /// Refused by policy: other classes, zone transfers, internal networks.
     refused,
-    /// Refused because too many questions of one sandbox were in flight.
+    /// Refused because a sandbox, or all together, asked too much outside.
     busy,
     /// Replies that the client's socket did not take.
     unsent,

@@ -33,7 +33,7 @@ use crate::metrics::{Metrics, Source};
 use crate::plan::{HostView, Outside};
 use crate::respond::{Step, Whom, respond_counted, respond_host};
 use crate::upstream::Asker;
-use crate::upstream::limits::{Leave, MAX_OUTSIDE, SandboxLimits};
+use crate::upstream::limits::{Leave, MAX_WAITING, SandboxLimits};
 use crate::upstream::realm::Realm;
 use crate::wire::{self, Query, Rcode, Recursion, Transport};
 use errand::Errand;
@@ -86,7 +86,7 @@ impl Server {
     /// Serves `sockets` at `desk` from now on.
     pub(crate) fn open(&self, desk: &Arc<Desk>, sockets: Sockets) -> Result<Serving, ServerError> {
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
-        let (errands, queue) = mpsc::channel(MAX_OUTSIDE);
+        let (errands, queue) = mpsc::channel(MAX_WAITING);
         let order = |work| Order {
             desk: Arc::clone(desk),
             work,
@@ -187,10 +187,13 @@ impl Desk {
         };
         let view = Arc::clone(&desk.seat.load().view);
         let given = match (whom, Asker::of(&view), &view.outside) {
-            (Whom::Engine, ..) => {
-                let reply = engine::ask(&desk.door, &desk.engine, &view, query, transport).await;
-                Ok((reply, Source::Engine))
-            }
+            (Whom::Engine, ..) => match leave.question() {
+                Ok(_until_answered) => {
+                    let asking = engine::ask(&desk.door, &desk.engine, &view, query, transport);
+                    Ok((asking.await, Source::Engine))
+                }
+                Err(reason) => Err(reason),
+            },
             (Whom::Upstream, Some(asker), _) => {
                 desk.realm.resolve(asker, leave, query, transport).await
             }

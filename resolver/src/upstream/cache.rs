@@ -165,13 +165,11 @@ impl Cache {
         false
     }
 
-    /// Forgets everything and gives back how many entries that were.
-    pub(crate) fn clear(&mut self) -> usize {
-        let cleared = self.entries.len();
-        (self.index, self.entries) = (Index::default(), Sieve::default());
-        self.budget.give_back(self.charged);
-        self.charged = 0;
-        cleared
+    /// Forgets everything: what is given back holds it, until dropped where nobody waits for it.
+    #[must_use]
+    pub(crate) fn take(&mut self) -> Self {
+        let empty = Self::new(Arc::clone(&self.budget));
+        std::mem::replace(self, empty)
     }
 
     /// Octets that it holds, as the allocator counts them.

@@ -3,8 +3,8 @@
 //! Invariants
 //! - *at once*: who may not ask is told so immediately; nobody waits for leave;
 //! - *apart*: a sandbox that floods us uses up its own share first;
-//! - *held as long as it costs*: a [`Leave`] lasts as long as the question that it was given for,
-//!   whoever still waits for its answer;
+//! - *held as long as it costs*: a [`Passage`] lasts as long as the question that it was given for,
+//!   whoever still waits for its answer; who waits for a question of others holds a [`Leave`] alone;
 //! - *forwards only*: what is answered from what is known takes nothing from the bucket.
 
 use std::sync::Arc;
@@ -19,15 +19,21 @@ use crate::answer::Reason;
 /// What one sandbox may ask outside.
 #[derive(Debug)]
 pub(crate) struct SandboxLimits {
-    in_flight: Arc<Semaphore>,
-    rate: Arc<Bucket>,
+    waiting: Arc<Semaphore>,
+    share: Arc<Share>,
 }
 
-/// One question's share of what its sandbox may ask, until the last copy is dropped.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
+struct Share {
+    in_flight: Arc<Semaphore>,
+    rate: Bucket,
+}
+
+/// Leave for one client to wait for an answer from outside, until dropped.
+#[derive(Debug)]
 pub(crate) struct Leave {
-    rate: Arc<Bucket>,
-    _of_sandbox: Arc<OwnedSemaphorePermit>,
+    share: Arc<Share>,
+    _waiting: OwnedSemaphorePermit,
 }
 
 /// What all sandboxes together may ask outside.
@@ -38,7 +44,7 @@ pub(crate) struct AllLimits(Arc<Semaphore>);
 #[derive(Debug)]
 pub(crate) struct Passage {
     /// `None`: asked by ourselves.
-    _of_sandbox: Option<Leave>,
+    _of_sandbox: Option<OwnedSemaphorePermit>,
     _of_all: OwnedSemaphorePermit,
 }
 
@@ -46,14 +52,25 @@ impl SandboxLimits {
     /// For a sandbox that is opened at `now`.
     pub(crate) fn new(now: Instant) -> Self {
         let in_flight = Arc::new(Semaphore::new(MAX_OUTSIDE));
-        Self { in_flight, rate: Arc::new(Bucket::new(now)) }
+        let share = Arc::new(Share { in_flight, rate: Bucket::new(now) });
+        Self { waiting: Arc::new(Semaphore::new(MAX_WAITING)), share }
     }
 
-    /// Leave for one more question that somebody else may have to be asked.
+    /// Leave for one more client to wait. Nobody gets it whose sandbox has as many questions in
+    /// flight as it may: a flood is so refused before anything is done about it.
     pub(crate) fn leave(&self) -> Result<Leave, Reason> {
-        let permit = Arc::clone(&self.in_flight).try_acquire_owned();
-        let permit = permit.map_err(|_full| Reason::Busy)?;
-        Ok(Leave { rate: Arc::clone(&self.rate), _of_sandbox: Arc::new(permit) })
+        let full = self.share.in_flight.available_permits() == 0;
+        let waiting = Arc::clone(&self.waiting).try_acquire_owned().ok().filter(|_| !full);
+        let share = Arc::clone(&self.share);
+        waiting.map(|it| Leave { share, _waiting: it }).ok_or(Reason::Busy)
+    }
+}
+
+impl Leave {
+    /// Leave to ask one question, by which nobody else is counted; until dropped.
+    pub(crate) fn question(&self) -> Result<OwnedSemaphorePermit, Reason> {
+        let permit = Arc::clone(&self.share.in_flight).try_acquire_owned();
+        permit.map_err(|_full| Reason::Busy)
     }
 }
 
@@ -67,11 +84,12 @@ impl Default for AllLimits {
 impl AllLimits {
     /// Leave to ask servers the question that has `leave` of its sandbox.
     pub(crate) fn admit(&self, leave: &Leave, now: Instant) -> Result<Passage, Reason> {
+        let of_sandbox = leave.question()?;
         let of_all = Arc::clone(&self.0).try_acquire_owned().map_err(|_full| Reason::Busy)?;
-        if !leave.rate.take(now) {
+        if !leave.share.rate.take(now) {
             return Err(Reason::Busy);
         }
-        Ok(Passage { _of_sandbox: Some(leave.clone()), _of_all: of_all })
+        Ok(Passage { _of_sandbox: Some(of_sandbox), _of_all: of_all })
     }
 
     /// Leave for a question of our own, which nobody waits for.
@@ -88,7 +106,10 @@ impl AllLimits {
 
 /// Questions of one sandbox that are being asked outside at once. The engine allows 1,024; each of
 /// ours costs three descriptors at worst, and a client that has 256 names outstanding is broken.
-pub(crate) const MAX_OUTSIDE: usize = 256;
+const MAX_OUTSIDE: usize = 256;
+/// Clients of one sandbox that wait for an answer, as many as the engine allows: a crowd that asks
+/// for one name costs one question.
+pub(crate) const MAX_WAITING: usize = 1024;
 /// Questions of all sandboxes at once: sixteen floods do not use up the descriptors that a process
 /// may have by default on a server (`LimitNOFILESoft` raised to its hard limit, half a million).
 const MAX_IN_ALL: usize = 4096;
@@ -175,6 +196,15 @@ mod tests {
         drop(held);
         assert!(sandbox.leave().is_ok());
         assert_eq!(all.in_flight(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_clients_may_wait_than_questions_are_asked() {
+        let sandbox = SandboxLimits::new(Instant::now());
+        let waiting: Vec<_> = std::iter::from_fn(|| sandbox.leave().ok()).collect();
+        assert_eq!(waiting.len(), MAX_WAITING);
+        let asked: Vec<_> = waiting.iter().map_while(|it| it.question().ok()).collect();
+        assert_eq!(asked.len(), MAX_OUTSIDE);
     }
 
     #[tokio::test(start_paused = true)]

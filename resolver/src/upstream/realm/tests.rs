@@ -337,34 +337,40 @@ async fn nobody_is_asked_for_one_who_does_not_want_recursion() {
     assert_eq!(realm.policy.register.in_flight(), 0);
 }
 
+/// Fails unless one with these limits is refused at once, and told what was true.
+async fn is_refused(realm: &Realm, servers: &[Server], limits: &SandboxLimits) {
+    known(realm, servers, "old.example", 1);
+    advance(Duration::from_secs(100)).await;
+    // One after the other: it is the bucket that is empty then.
+    let admitted = || realm.policy.register.limits.admit(&limits.leave().unwrap(), Instant::now());
+    while admitted().is_ok() {}
+    let begun = Instant::now();
+    for (name, expected) in [("new.example", Err(Reason::Busy)), ("old.example", Ok(Source::Stale))]
+    {
+        let (leave, query) = (limits.leave().unwrap(), query(name, Kind::A));
+        let given = realm.resolve(asker(servers, &[]), &leave, &query, Transport::Udp).await;
+        assert_eq!(given.map(|it| it.1), expected);
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_asks_too_fast_is_refused_at_once_and_still_told_what_was_true() {
     let (_fake, realm, servers) = silent().await;
-    let limits = SandboxLimits::new(Instant::now());
-    let ask = |name: &str| {
-        let (leave, query) = (limits.leave().unwrap(), query(name, Kind::A));
-        let (realm, servers) = (Arc::clone(&realm), servers.clone());
-        async move { realm.resolve(asker(&servers, &[]), &leave, &query, Transport::Udp).await }
-    };
-    known(&realm, &servers, "old.example", 1);
-    advance(Duration::from_secs(100)).await;
-    let leave = SandboxLimits::new(Instant::now()).leave().unwrap();
-    let others: Vec<_> = std::iter::from_fn(|| {
-        let limits = &realm.policy.register.limits;
-        limits.admit(&leave, Instant::now()).ok()
-    })
-    .collect();
-    assert_eq!(others.len(), 4000);
-    let more = SandboxLimits::new(Instant::now()).leave().unwrap();
-    let rest: Vec<_> = (0..96)
-        .map(|_| realm.policy.register.limits.admit(&more, Instant::now()).unwrap())
-        .collect();
-    let begun = Instant::now();
-    assert_eq!(ask("new.example").await.err(), Some(Reason::Busy));
-    assert_eq!(ask("old.example").await.unwrap().1, Source::Stale);
-    assert_eq!(begun.elapsed(), Duration::ZERO);
-    drop((others, rest));
-    assert_eq!(ask("new.example").await.err(), Some(Reason::Unreachable));
+    let (fast, other) = (SandboxLimits::new(Instant::now()), SandboxLimits::new(Instant::now()));
+    is_refused(&realm, &servers, &fast).await;
+    let leave = other.leave().unwrap();
+    assert!(realm.policy.register.limits.admit(&leave, Instant::now()).is_ok(), "but not another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_together_ask_too_much_nobody_waits_for_leave() {
+    let (_fake, realm, servers) = silent().await;
+    let all: Vec<_> = std::iter::from_fn(|| realm.policy.register.limits.own()).collect();
+    is_refused(&realm, &servers, &SandboxLimits::new(Instant::now())).await;
+    drop(all);
+    let asked = query("new.example", Kind::A);
+    assert_eq!(ask(&realm, &servers, &asked).await.err(), Some(Reason::Unreachable));
 }
 
 #[tokio::test]

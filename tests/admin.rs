@@ -104,10 +104,10 @@ fn what_changes_something_is_done_for_the_socket_and_for_nobody_at_the_port() {
         "405",
         r#"{"error":"only POST, on the admin socket, is understood"}"#,
         "200",
-        r#"{"ok":true,"text":"forgot 0 answers from outside, 0 octets\n","entries":0,"bytes":0}"#,
+        r#"{"ok":true,"text":"forgot 0 answers and failures from outside, 0 octets\n","entries":0,"bytes":0}"#,
         "405",
         r#"{"error":"only GET and HEAD are understood"}"#,
-        "forgot 0 answers from outside, 0 octets",
+        "forgot 0 answers and failures from outside, 0 octets",
     ];
     assert_eq!(said.lines().collect::<Vec<_>>(), expected);
 }
@@ -138,7 +138,10 @@ fn lists_and_status_tell_of_names_that_only_one_sandbox_has_and_whom_it_asks() {
     let fields = r#""upstreams":["192.0.2.53:53","192.0.2.54:53"],"dial":["host","host"],"extra_hosts":{"api.example":["192.0.2.9","2001:db8::9"]},"links":{"db":["10.20.2.31"],"old":[]}"#;
     assert_eq!(json, fields);
     assert_eq!(dns, "dns: answers in 8 sandboxes");
-    assert!(cache.starts_with("dns cache: 0 answers from outside in 0 octets;"), "{cache}");
+    assert!(
+        cache.starts_with("dns cache: 0 answers and failures from outside in 0 octets;"),
+        "{cache}"
+    );
 }
 
 type Labels = BTreeMap<String, String>;

@@ -256,8 +256,13 @@ fn query(name: Name, kind: Kind) -> Query {
 
 /// `items` as a sentence lists them: all of a few, else the first ones and how many more.
 fn listed(items: impl IntoIterator<Item = String>, with: &str) -> String {
+    listed_up_to(LISTED, items, with)
+}
+
+/// The same, with so many as a few.
+fn listed_up_to(most: usize, items: impl IntoIterator<Item = String>, with: &str) -> String {
     let mut items = items.into_iter();
-    let mut some: Vec<String> = items.by_ref().take(LISTED).collect();
+    let mut some: Vec<String> = items.by_ref().take(most).collect();
     let more = items.count();
     if more > 0 {
         some.push(format!("{more} more"));

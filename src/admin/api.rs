@@ -52,7 +52,7 @@ fn flush(live: &Live) -> (StatusCode, Value) {
         return (StatusCode::NOT_FOUND, error(text));
     }
     let resolver::Flushed { entries, bytes } = live.dns.flush();
-    let text = format!("forgot {entries} answers from outside, {bytes} octets\n");
+    let text = format!("forgot {entries} answers and failures from outside, {bytes} octets\n");
     (StatusCode::OK, json!({ "ok": true, "text": text, "entries": entries, "bytes": bytes }))
 }
 

@@ -13,7 +13,7 @@ pub(super) fn row(explanation: &Explanation, trouble: &[String]) -> Value {
     let Explanation { sandbox, name, answer, steps, route, advice, .. } = explanation;
     let mut text = explanation.to_string();
     for line in trouble {
-        text.extend([line, "\n"]);
+        text.extend(["this does not hold now: ", line, "\n"]);
     }
     let steps: Vec<Value> = steps
         .iter()

@@ -14,7 +14,8 @@ use crate::plan::Zone;
 
 /// Who answers for `key` on `network`.
 pub(super) fn holders(snapshot: &Snapshot, network: &Network, key: &str) -> Vec<String> {
-    let mut found: Vec<String> = services(snapshot, network, key)
+    let mut found = Vec::new();
+    let services: Vec<String> = services(snapshot, network, key)
         .map(|it| {
             let names = it.networks.get(&network.id).map(|at| service_names(it, at));
             let own = names.is_some_and(|it| it.contains(key));
@@ -22,6 +23,9 @@ pub(super) fn holders(snapshot: &Snapshot, network: &Network, key: &str) -> Vec<
             format!("{all}service {} ({serving})", it.name)
         })
         .collect();
+    if !services.is_empty() {
+        found.push(listed(services, " and "));
+    }
     let named = tasks_named(snapshot, network, key).filter(|it| has_names(snapshot, it));
     let containers: Vec<String> = named.map(|it| format!("container {}", it.name)).collect();
     if !containers.is_empty() {

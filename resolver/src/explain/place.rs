@@ -120,8 +120,10 @@ fn services(question: &Question<'_>) -> Vec<Step> {
     for (name, network) in candidates(question.whom) {
         for (zone, network) in networks(question, network) {
             let holders = holder::services(question.snapshot, network, name);
-            let holders =
+            let holders: Vec<String> =
                 holders.map(|it| format!("service {} ({})", it.name, holder::ports(it))).collect();
+            let found = (!holders.is_empty()).then(|| listed(holders, " and "));
+            let holders = found.into_iter().collect();
             steps.push(Step { place: zone.name.clone(), name: name.to_owned(), holders });
         }
     }

@@ -72,8 +72,11 @@ impl Route {
     pub(super) fn is_negative(&self, types: usize) -> bool {
         let fresh = || self.outlook.kept.iter().filter(|it| !it.stale);
         let none = |it: &&KeptAnswer| matches!(it.says, KeptAs::NoData | KeptAs::Blocked);
+        let says = |says| fresh().any(|it| it.says == says);
+        let records = self.outlook.kept.iter().any(|it| matches!(it.says, KeptAs::Records(_)));
         self.servers.is_empty()
-            || fresh().any(|it| it.says == KeptAs::NoName)
+            || says(KeptAs::NoName)
+            || says(KeptAs::Failure) && !records
             || fresh().filter(none).count() == types
     }
 

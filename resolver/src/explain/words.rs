@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Form, Question, Route};
+use super::{Form, Question, Route, listed_up_to};
 use crate::answer::{Answer, Ground, Record, Verdict, place_of_special};
 use crate::plan::Outside;
 use crate::upstream::is_below;
@@ -37,7 +37,10 @@ pub(super) fn answer(
             format!("{what} (NODATA)")
         }
         ([], Some(_), _) => "no such name (NXDOMAIN)".to_owned(),
-        (some, Some(answer), _) => format!("{} (for {} s)", some.join(", "), answer.ttl),
+        (some, Some(answer), _) => {
+            let records = listed_up_to(RECORDS, some.iter().cloned(), ", ");
+            format!("{records} (for {} s)", answer.ttl)
+        }
         (_, None, Some((Verdict::AskEngine, _))) => "asked of the engine's own resolver".to_owned(),
         (_, None, Some((Verdict::Forward, _))) => {
             route.map_or_else(|| "not ours".to_owned(), Route::in_words)
@@ -49,6 +52,9 @@ pub(super) fn answer(
         (_, None, Some((Verdict::Answer(_), _)) | None) => "nothing".to_owned(),
     }
 }
+
+/// All addresses of a service that a person looks at one by one.
+const RECORDS: usize = 32;
 
 fn record(record: &Record) -> String {
     match record {

@@ -205,17 +205,18 @@ impl DnsStatus {
             String::new()
         };
         let CacheStatus { entries, bytes, hits, misses } = cache;
-        let mut lines = vec![format!("dns: answers in {served} sandboxes{not}{taken}")];
+        let sandboxes = if *served == 1 { "sandbox" } else { "sandboxes" };
+        let mut lines = vec![format!("dns: answers in {served} {sandboxes}{not}{taken}")];
         lines.push(format!(
-            "dns cache: {entries} answers from outside in {bytes} octets; {hits} questions were \
+            "dns cache: {entries} answers and failures from outside in {bytes} octets; {hits} questions were \
              answered from it, {misses} were not; {outside_now} are being asked outside"
         ));
         let down = standing(Standing::Down);
         for it in upstreams.iter().filter(|it| it.down_for > 0 || it.standing == down) {
             let UpstreamStatus { server, dial, sandboxes, down_for, .. } = it;
+            let of = if *sandboxes == 1 { "sandbox" } else { "sandboxes" };
             lines.push(format!(
-                "name server {server}, asked from the {dial}: does not answer {down_for} of the \
-                 {sandboxes} sandboxes that ask it"
+                "name server {server}, asked from the {dial}: down for {down_for} of {sandboxes} {of}"
             ));
         }
         lines

@@ -209,6 +209,31 @@ fn what_clients_of_two_sandboxes_ask_at_once_is_asked_once_and_each_gets_his_own
 }
 
 #[test]
+fn a_crowd_that_asks_for_one_name_is_not_taken_for_a_flood() {
+    let address = Ipv4Addr::new(198, 51, 100, 14);
+    let server = Server::start(move |query| {
+        std::thread::sleep(Duration::from_millis(500)); // so that all of them ask meanwhile
+        Some(reply(query, 0, &[address]))
+    });
+    let sandbox = Sandbox::new();
+    let mut driven = Driven::new(None);
+    driven.apply(&one_world(&sandbox, &[server.address.to_string()], "host"));
+    let crowd: Vec<_> = (0..8).map(|_| sandbox.client()).collect();
+    for client in &crowd {
+        for id in 0..50 {
+            client.send(&slow(id, false, false)).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20)); // no receive buffer holds 400
+    }
+    let mut buffer = [0; 512];
+    for client in crowd.iter().flat_map(|it| [it; 50]) {
+        client.recv(&mut buffer).unwrap();
+        assert_eq!(buffer[3] & 15, 0);
+    }
+    assert_eq!((server.asked(), driven.resolver.meter().counts().busy), (1, 0));
+}
+
+#[test]
 fn servers_inside_sandboxes_are_believed_in_their_own_alone() {
     let sandboxes = [Sandbox::new(), Sandbox::new()];
     let inside = SocketAddr::from((Ipv4Addr::LOCALHOST, 5353));

@@ -191,8 +191,7 @@ impl Circle {
     /// What is kept for `query`, by one who has it asked anew where that is due.
     pub(super) fn kept(&self, query: &Query, transport: Transport) -> Kept {
         let renewal = if query.recursion_desired { Renewal::Claimed } else { Renewal::Left };
-        let Some((octets, Told { source, .. }, refresh)) =
-            read(&mut self.cache(), query, transport, renewal)
+        let Some((octets, Told { source, .. }, refresh)) = self.read(query, transport, renewal)
         else {
             return Kept::Nothing;
         };
@@ -205,8 +204,21 @@ impl Circle {
 
     /// Whatever was said about `query` and may still be told.
     pub(super) fn fallback(&self, query: &Query, transport: Transport) -> Option<Given> {
-        let (octets, told, _) = read(&mut self.cache(), query, transport, Renewal::Left)?;
+        let (octets, told, _) = self.read(query, transport, Renewal::Left)?;
         is_final(told.code).then_some((octets, told.source)) // that they fail is no answer
+    }
+
+    fn read(
+        &self,
+        query: &Query,
+        transport: Transport,
+        renewal: Renewal,
+    ) -> Option<(Vec<u8>, Told, Refresh)> {
+        let asked = Asked::of(query, transport);
+        let mut out = vec![0; asked.limit]; // before the lock is taken
+        let (told, refresh) = told(&mut self.cache(), &asked, renewal, &mut out)?;
+        out.truncate(told.length);
+        Some((out, told, refresh))
     }
 
     /// Has `servers` asked, or waits with those who have; why not, where that is too much.
@@ -311,21 +323,7 @@ impl Waiting {
     }
 }
 
-/// What `cache` keeps for `query`, written for who asked it over `transport`.
-fn read(
-    cache: &mut Cache,
-    query: &Query,
-    transport: Transport,
-    renewal: Renewal,
-) -> Option<(Vec<u8>, Told, Refresh)> {
-    let asked = Asked::of(query, transport);
-    let mut out = vec![0; asked.limit];
-    let (told, refresh) = told(cache, &asked, renewal, &mut out)?;
-    out.truncate(told.length);
-    Some((out, told, refresh))
-}
-
-/// The same for who `asked`, written into `out`.
+/// Writes what `cache` keeps for who `asked` into `out`.
 fn told(
     cache: &mut Cache,
     asked: &Asked<'_>,

@@ -59,10 +59,12 @@ impl SandboxLimits {
     /// Leave for one more client to wait. Nobody gets it whose sandbox has as many questions in
     /// flight as it may: a flood is so refused before anything is done about it.
     pub(crate) fn leave(&self) -> Result<Leave, Reason> {
-        let full = self.share.in_flight.available_permits() == 0;
-        let waiting = Arc::clone(&self.waiting).try_acquire_owned().ok().filter(|_| !full);
-        let share = Arc::clone(&self.share);
-        waiting.map(|it| Leave { share, _waiting: it }).ok_or(Reason::Busy)
+        if self.share.in_flight.available_permits() == 0 {
+            return Err(Reason::Busy);
+        }
+        let waiting =
+            Arc::clone(&self.waiting).try_acquire_owned().map_err(|_full| Reason::Busy)?;
+        Ok(Leave { share: Arc::clone(&self.share), _waiting: waiting })
     }
 }
 

@@ -9,7 +9,7 @@
 
 pub mod changes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::id::{NetworkId, NodeId, SandboxId, ServiceId, TaskId};
@@ -47,9 +47,10 @@ pub struct Snapshot {
     nodes: BTreeMap<NodeId, Arc<Node>>,
     this_node: Option<NodeId>,
     notes: Notes,
-    tasks_of: BTreeMap<ServiceId, BTreeSet<TaskId>>,
-    tasks_on: BTreeMap<NetworkId, BTreeSet<TaskId>>,
-    services_on: BTreeMap<NetworkId, BTreeSet<ServiceId>>,
+    /// By id, as all lists below.
+    tasks_of: BTreeMap<ServiceId, Vec<Arc<Task>>>,
+    tasks_on: BTreeMap<NetworkId, Vec<Arc<Task>>>,
+    services_on: BTreeMap<NetworkId, Vec<Arc<Service>>>,
 }
 
 impl Snapshot {
@@ -65,17 +66,17 @@ impl Snapshot {
         let Draft { networks, services, tasks, sandboxes, nodes, this_node, notes } = draft;
         let generation = self.generation.saturating_add(1);
         let mut built = Self { generation, this_node, notes, ..Self::default() };
-        for network in sorted(networks, |it| it.id.clone()) {
+        for network in sorted(networks, |it| &it.id) {
             let id = network.id.clone();
             built.networks.entry(id).or_insert_with_key(|id| shared(&self.networks, id, network));
         }
-        for service in sorted(services, |it| it.id.clone()) {
+        for service in sorted(services, |it| &it.id) {
             built.insert_service(service, self);
         }
-        for task in sorted(tasks, |it| it.id.clone()) {
+        for task in sorted(tasks, |it| &it.id) {
             built.insert_task(task, self);
         }
-        for sandbox in sorted(sandboxes, |it| it.id.clone()) {
+        for sandbox in sorted(sandboxes, |it| &it.id) {
             built.insert_sandbox(sandbox, self);
         }
         let node = |it: Node| (it.id.clone(), shared(&self.nodes, &it.id.clone(), it));
@@ -184,17 +185,17 @@ impl Snapshot {
 
     /// The tasks of a service, by id, in whatever state.
     pub fn tasks_of(&self, service: &ServiceId) -> impl Iterator<Item = &Task> {
-        self.tasks_of.get(service).into_iter().flatten().filter_map(|id| self.task(id))
+        self.tasks_of.get(service).into_iter().flatten().map(AsRef::as_ref)
     }
 
     /// The tasks on a network, by id, those without a service included.
     pub fn tasks_on(&self, network: &NetworkId) -> impl Iterator<Item = &Task> {
-        self.tasks_on.get(network).into_iter().flatten().filter_map(|id| self.task(id))
+        self.tasks_on.get(network).into_iter().flatten().map(AsRef::as_ref)
     }
 
     /// The services on a network, by id.
     pub fn services_on(&self, network: &NetworkId) -> impl Iterator<Item = &Service> {
-        self.services_on.get(network).into_iter().flatten().filter_map(|id| self.service(id))
+        self.services_on.get(network).into_iter().flatten().map(AsRef::as_ref)
     }
 
     fn insert_service(&mut self, mut service: Service, last: &Self) {
@@ -205,7 +206,7 @@ impl Snapshot {
         service.networks.retain(|id, _| known(networks, id, "service", &service.name, notes));
         let service = shared(&last.services, &service.id.clone(), service);
         for network in service.networks.keys() {
-            self.services_on.entry(network.clone()).or_default().insert(service.id.clone());
+            self.services_on.entry(network.clone()).or_default().push(Arc::clone(&service));
         }
         self.services.insert(service.id.clone(), service);
     }
@@ -221,10 +222,10 @@ impl Snapshot {
         }
         let task = shared(&last.tasks, &task.id.clone(), task);
         if let Some(service) = &task.service {
-            self.tasks_of.entry(service.clone()).or_default().insert(task.id.clone());
+            self.tasks_of.entry(service.clone()).or_default().push(Arc::clone(&task));
         }
         for network in task.networks.keys() {
-            self.tasks_on.entry(network.clone()).or_default().insert(task.id.clone());
+            self.tasks_on.entry(network.clone()).or_default().push(Arc::clone(&task));
         }
         self.tasks.insert(task.id.clone(), task);
     }
@@ -249,8 +250,8 @@ fn shared<K: Ord, V: Eq>(last: &BTreeMap<K, Arc<V>>, id: &K, now: V) -> Arc<V> {
     }
 }
 
-fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
-    items.sort_by_key(|it| key(it));
+fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> &K) -> Vec<T> {
+    items.sort_by(|one, other| key(one).cmp(key(other)));
     items
 }
 

@@ -15,6 +15,11 @@ services:
     image: counter:latest
     networks: {frontend: {aliases: [lazy]}}
     deploy: {replicas: 0}
+  one: &twin
+    image: counter:latest
+    command: ["/bin/sleep", "100000"]
+    networks: {frontend: {aliases: [twin]}}
+  two: *twin
   pub:
     image: counter:latest
     command: ["/bin/portolan", "demo-app", "web"]
@@ -51,6 +56,8 @@ def populate_plain(node):
     """Containers of one node without a Swarm; `asker` is the one to ask from."""
     docker(node, f"network create --ipv6 --subnet 172.2{node[-1]}0.0.0/24 --subnet fd00:d{node[-1]}::/64 duo")
     docker(node, "run -d --name box --network duo --network-alias boxy --hostname box-host counter:latest sleep 100000")
+    docker(node, "run -d --name before --network duo --network-alias kept counter:latest sleep 100000")
+    docker(node, "rename before after")
     docker(node, "run -d --name lone counter:latest sleep 100000")
     docker(node, "run -d --name asker --network duo --link box:Crate --hostname asker-host --domainname lab.test"
                  " --add-host extra.lab:192.0.2.9 --add-host host.docker.internal:192.0.2.10 counter:latest sleep 100000")

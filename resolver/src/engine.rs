@@ -7,6 +7,7 @@
 //!   with TTLs of ours, because the engine gives ten minutes to what changes in seconds;
 //! - *no type confusion*: of other types than A and AAAA the engine knows nothing and would ask
 //!   the world; it is asked for an address instead, which tells whether the name exists;
+//! - *an engine that is away denies nothing*: what it said last holds until it is back;
 //! - *no doubt about short names*: what it does not know itself does not exist, whatever it fetches
 //!   from outside, unless short names are to be forwarded.
 
@@ -18,7 +19,7 @@ mod ports;
 mod word;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kernel::door::Door;
@@ -36,7 +37,7 @@ use crate::upstream::exchange::Place;
 use crate::wire::encode::{self, Recursion};
 use crate::wire::reply::Reply;
 use crate::wire::{Edns, Kind, Query, Rcode, Transport};
-use memory::{Memory, Slot, Told};
+use memory::{Asked, Memory, Slot, Told};
 use overtake::{Asker, Outcome};
 use ports::Ports;
 use word::Word;
@@ -60,16 +61,19 @@ impl Engine {
     }
 
     fn slot(&self, view: &View, asked: &Query) -> Slot {
-        let key = (asked.name.key(), asked.kind);
-        // A panic elsewhere leaves at worst a name that is asked again.
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.slot(&view.zones, key, Instant::now())
+        self.memory().slot(&view.zones, key(asked), Instant::now())
+    }
+
+    /// A panic elsewhere leaves at worst a name that is asked again.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it says to `asked`, asked unless somebody did a moment ago.
     async fn told(&self, door: &Door, view: &View, asked: &Query) -> Word {
         let asking = async || {
-            let word = self.hear(door, view, asked).await;
+            let heard = self.hear(door, view, asked).await;
+            let word = self.memory().lasting(&view.zones, &key(asked), heard);
             let until = Instant::now() + believed(&word, view.ttl);
             Told { word, until }
         };
@@ -79,7 +83,7 @@ impl Engine {
     async fn hear(&self, door: &Door, view: &View, asked: &Query) -> Word {
         let ports = self.ports.get(&self.place, self.own).await;
         let Some(wait) = u32::try_from(ports.len()).ok().and_then(|it| WAIT.checked_div(it)) else {
-            return Word::Nobody;
+            return if self.ports.were_found().await { Word::Silent } else { Word::Nobody };
         };
         // What the engine knows for certain: the sandbox's own name.
         let own_name = Name::from_text(&view.name).ok();
@@ -99,7 +103,7 @@ impl Engine {
     }
 }
 
-/// The reply to `query` as the engine means it; where there is no engine the name does not exist.
+/// The reply to `query` as the engine means it; where there never was one the name does not exist.
 pub(crate) async fn ask(
     door: &Door,
     engine: &Engine,
@@ -125,6 +129,10 @@ pub(crate) async fn ask(
         Word::Failed(code) => failed(code, Reason::Plain),
         Word::Silent => failed(Rcode::SERVFAIL, Reason::EngineSilent),
     }
+}
+
+fn key(asked: &Query) -> Asked {
+    (asked.name.key(), asked.kind)
 }
 
 /// What the engine is asked instead of `query`: the same for all clients. Of a short name that is

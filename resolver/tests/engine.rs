@@ -153,6 +153,28 @@ fn an_engine_that_does_not_even_know_the_sandbox_is_not_taken_for_saying_no() {
 }
 
 #[test]
+fn what_the_engine_said_holds_while_it_is_away() {
+    let sandbox = Sandbox::new();
+    let engine = engine(&sandbox);
+    let mut driven = Driven::new(None);
+    driven.try_apply(&gossip_world(&sandbox, "serving"), true);
+    assert_eq!(answer(&sandbox, "www"), "www. 30 IN A 10.1.0.2");
+    assert_eq!(answer(&sandbox, "api"), "api. 5 IN A 10.1.0.21, api. 5 IN A 10.1.0.22");
+    assert_eq!(answer(&sandbox, "api AAAA"), "");
+    drop(engine);
+    // A new world, of which nothing was asked yet.
+    driven.try_apply(&gossip_world(&sandbox, "draining"), true);
+    assert_eq!(answer(&sandbox, "www"), "www. 30 IN A 10.1.0.2");
+    assert_eq!(answer(&sandbox, "api"), "api. 5 IN A 10.1.0.21", "as the registry knows it now");
+    let aaaa = sandbox.dig_header("api AAAA");
+    assert!(aaaa.contains("NOERROR") && aaaa.contains("ANSWER: 0"), "{aaaa}");
+    for _ in 0..2 {
+        let unknown = sandbox.dig_header("nobody");
+        assert!(unknown.contains("SERVFAIL") && unknown.contains("EDE: 23"), "{unknown}");
+    }
+}
+
+#[test]
 fn what_the_engine_fetches_from_outside_is_no_answer_to_a_short_name() {
     let sandbox = Sandbox::new();
     let _engine = sandbox.engine_that(|query| {

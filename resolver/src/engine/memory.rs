@@ -4,14 +4,18 @@
 //! - *one at a time*: while a name is being asked, others who ask it wait for that answer; where
 //!   its asker goes away, one of them asks on;
 //! - *of one world*: what was understood with zones that are no longer the sandbox's is forgotten;
-//! - *bounded*: [`MOST_NAMES`], whatever the container asks; beyond it each asks for himself.
+//! - *bounded*: [`MOST_NAMES`], whatever the container asks; beyond it each asks for himself;
+//! - *an engine that is away takes no name with it*: whose addresses it gave last is kept until it
+//!   says otherwise, and read anew with the zones of the day.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::meaning::meaning;
 use super::word::Word;
 use crate::plan::Zone;
 use crate::wire::Kind;
@@ -36,6 +40,8 @@ pub(super) struct Memory {
     /// from being used again, so that another zone is never taken for it.
     zones: Vec<Weak<Zone>>,
     slots: BTreeMap<Asked, Slot>,
+    /// The addresses behind the last words by which a name was known; none: it had no such data.
+    last: BTreeMap<Asked, Vec<IpAddr>>,
 }
 
 impl Memory {
@@ -60,6 +66,36 @@ impl Memory {
             self.slots.insert(asked, Arc::clone(&slot));
         }
         slot
+    }
+
+    /// What holds of `asked` after `word`: that word, or, where the engine says nothing, what it
+    /// said last, as far as `zones` still know whose that is.
+    pub(super) fn lasting(&mut self, zones: &[Arc<Zone>], asked: &Asked, word: Word) -> Word {
+        let addresses = match &word {
+            Word::Known(entry) => entry.addresses.clone(),
+            Word::NoData => Vec::new(),
+            Word::Silent | Word::Nobody => return self.recalled(zones, asked).unwrap_or(word),
+            Word::Failed(_) => return word,
+            Word::Foreign(_) | Word::NoName | Word::Elsewhere => {
+                self.last.remove(asked);
+                return word;
+            }
+        };
+        if self.last.len() >= MOST_NAMES && !self.last.contains_key(asked) {
+            self.last.pop_first();
+        }
+        self.last.insert(asked.clone(), addresses);
+        word
+    }
+
+    fn recalled(&self, zones: &[Arc<Zone>], asked: &Asked) -> Option<Word> {
+        let last = self.last.get(asked)?;
+        if last.is_empty() {
+            return Some(Word::NoData);
+        }
+        let owned = |it: &&IpAddr| zones.iter().any(|zone| zone.owners.get(*it).is_some());
+        let still: Vec<IpAddr> = last.iter().filter(owned).copied().collect();
+        meaning(zones, &asked.0, &still).map(Word::Known)
     }
 
     fn is_of(&self, zones: &[Arc<Zone>]) -> bool {

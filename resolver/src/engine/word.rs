@@ -27,9 +27,9 @@ pub(super) enum Word {
     Elsewhere,
     /// It answered with this code.
     Failed(Rcode),
-    /// It did not answer.
+    /// It did not answer, or is not there any more.
     Silent,
-    /// There is no engine.
+    /// There never was an engine.
     Nobody,
 }
 

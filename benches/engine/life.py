@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import world
 from asker import Asker
-from lab import DIR, NODES, docker, engine_port, our_port, pid, sh, wait
+from lab import DIR, NODES, docker, engine_port, inside, our_port, pid, sh, wait
 
 SLOW = """
 version: "3.8"
@@ -162,6 +162,44 @@ def restarts(lab):
     finally:
         engine.place.kill()
         engine.place.wait()
+
+
+def crash(lab):
+    """A worker's engine killed in a Swarm, away for AWAY seconds (8): what its containers are told meanwhile."""
+    lab.counter()
+    docker("node2", "run -d --name asker --network frontend counter:latest sleep 100000")
+    lab.portolan()
+    process = pid("node2", "asker")
+    wait(lambda: our_port(process), "portolan in the asker")
+    names = ("counter_web", "web", "tasks.counter_app", "tasks.app")
+    wanted = {"counter_web": 1, "web": 1, "tasks.counter_app": 5, "tasks.app": 5}
+    askers = [Asker(process, it) for it in names]
+    wait(lambda: all(it.last() and len(it.last()[1]) == wanted[it.name_] for it in askers), "names on the worker")
+    time.sleep(2)
+    engine, begun = Engine("node2"), time.time()
+    try:
+        engine.stop(signal.SIGKILL)
+        time.sleep(float(os.environ.get("AWAY", "8")))
+        for it in askers:
+            it.end()
+        engine.start()
+        back = time.time()
+        web = wait(lambda: docker("node2", "ps -q -f label=com.docker.swarm.service.name=counter_web", check=False).split(), "a new task of web", 60)
+        made = time.time()
+        process = pid("node2", web[0])
+        wait(lambda: our_port(process), "portolan in it", 20)
+        served = time.time()
+        wait(lambda: len(inside(process, "dig", "@127.0.0.11", "+short", "tasks.app", check=False).split()) >= 3, "tasks.app in it", 60)
+    finally:
+        engine.place.kill()
+        engine.place.wait()
+    for it in askers:
+        told = [(round(at - begun, 1), {0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN"}.get(said[0], said[0]), len(said[1]))
+                for at, said in it.changes if at > begun]
+        print(f"{it.name_:18} asked {it.asked}, unanswered {len(it.unanswered)}, worst {it.worst * 1000:.0f} ms; "
+              f"other replies (seconds after the kill, code, addresses): {told or 'none'}")
+    print(f"the engine came back; {made - back:.1f} s later a task of web ran, portolan served it at most {served - made:.1f} s later")
+    return all(not it.unanswered and len(it.changes) <= 2 for it in askers) and all(it.last()[0] == 0 for it in askers)
 
 
 def storm(lab):

@@ -144,6 +144,71 @@ fn lists_and_status_tell_of_names_that_only_one_sandbox_has_and_whom_it_asks() {
     );
 }
 
+#[test]
+fn servers_outside_and_what_they_said_are_explained_counted_and_forgotten() {
+    let said = said_in_demo(
+        r#"cat > /run/server.py <<END
+import socket
+at = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); at.bind(('127.0.0.1', 5300))
+while True:
+    asked, who = at.recvfrom(512)
+    end = asked.index(0, 12) + 5
+    record = b'\xc0\x0c\0\1\0\1\0\0\1\x2c\0\4\xcb\0\x72\5'
+    at.sendto(asked[:2] + b'\x81\x80\0\1\0\1\0\0\0\0' + asked[12:end] + record, who)
+END
+         python3 /run/server.py & server=$!
+         sed -i "\|netns/web.1|a upstreams = ['127.0.0.1:5301', '127.0.0.1:5300']" /run/portolan/world.toml
+         for i in $(seq 50); do portolan ls sandboxes | grep -q 5301 && break; sleep 0.1; done
+         say() { portolan explain dns "$@" --from web.1 | sed 's/ in [0-9.]* ms/ in N ms/; s/[0-9]* s more/N s more/'; }
+         say db.example
+         for i in $(seq 50); do
+             dig +short +tries=1 +time=1 @127.0.0.1 -p 5300 x | grep -q 203.0.114.5 && break; sleep 0.1
+         done
+         for twice in 1 2; do portolan exec web.1 dig +short db.example A; done | uniq
+         say db.example
+         curl -s --unix-socket $PORTOLAN_SOCKET http://portolan/metrics > /run/metrics
+         portolan dns flush | sed 's/[0-9]* octets/N octets/'; say db.example | tail -1
+         kill $server; echo ---; cat /run/metrics"#,
+    );
+    let (said, metrics) = said.split_once("---\n").unwrap_or_else(|| panic!("{said}"));
+    let place = "(given to this container, asked from the host)";
+    let asked = "db.example from web.1: not ours; asked of 127.0.0.1:5301, 127.0.0.1:5300";
+    let expected = [
+        asked,
+        "  frontend: nobody is called `db.example`",
+        &format!("  127.0.0.1:5301 {place}: not asked yet"),
+        &format!("  127.0.0.1:5300 {place}: not asked yet"),
+        "203.0.114.5",
+        asked,
+        "  frontend: nobody is called `db.example`",
+        &format!("  127.0.0.1:5301 {place}: did not answer the last time"),
+        &format!("  127.0.0.1:5300 {place}: answers in N ms"),
+        "  kept from before: its A records, for N s more",
+        "forgot 1 answers and failures from outside, N octets",
+        &format!("  127.0.0.1:5300 {place}: answers in N ms"),
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{said}");
+    let families = parse(metrics);
+    let up: Vec<_> = families["portolan_dns_upstream_up"]
+        .iter()
+        .map(|(it, up)| (it["server"].as_str(), it["protocol"].as_str(), it["dial"].as_str(), *up))
+        .collect();
+    let server = |name, up| (name, "plain", "host", up);
+    assert_eq!(up, [server("127.0.0.1:5300", 1.0), server("127.0.0.1:5301", 1.0)]);
+    assert_eq!(families["portolan_dns_upstream_rtt_seconds"].len(), 1, "{metrics}");
+    for (family, least) in [
+        ("portolan_dns_cache_entries", 1.0),
+        ("portolan_dns_cache_hits_total", 1.0),
+        ("portolan_dns_cache_misses_total", 1.0),
+        ("portolan_dns_cache_bytes", 100.0),
+    ] {
+        let value: f64 = families[family].values().sum();
+        assert!(value >= least, "{family} is {value}");
+    }
+    let served: Vec<_> = families["portolan_dns_sandboxes"].values().collect();
+    assert_eq!(served, [&8.0, &0.0], "served and not");
+}
+
 type Labels = BTreeMap<String, String>;
 /// Samples by name and labels.
 type Samples = BTreeMap<String, BTreeMap<Labels, f64>>;

@@ -165,8 +165,8 @@ impl Desk {
         }
     }
 
-    /// Leave to ask outside, or the reply where too many ask already.
-    fn leave(&self, query: &Query) -> Result<Leave, Vec<u8>> {
+    /// Leave to ask outside; where too many ask already the reply, from what is kept if anything is.
+    fn leave(&self, query: &Query, whom: Whom, transport: Transport) -> Result<Leave, Vec<u8>> {
         let refused = |code, reason| {
             self.metrics().answered(Source::Refused, code);
             wire::refusal(query, code, reason, Recursion::Offered)
@@ -175,6 +175,13 @@ impl Desk {
             return Err(refused(Rcode::REFUSED, Reason::Plain)); // the host's view never asks
         };
         desk.limits.leave().map_err(|reason| {
+            if whom == Whom::Upstream
+                && let Some(asker) = Asker::of(&desk.seat.load().view)
+                && let Some((reply, source, code)) = desk.realm.remembered(asker, query, transport)
+            {
+                desk.metrics.answered(source, code);
+                return reply;
+            }
             Metrics::count(&desk.metrics.busy);
             refused(Rcode::SERVFAIL, reason)
         })

@@ -17,7 +17,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use resolver::Source;
-use support::{ADDRESS, Driven, Sandbox, Server, eventually, one_world, reply, small_world, world};
+use support::{
+    ADDRESS, Driven, Sandbox, Server, eventually, one_world, question, reply, small_world, world,
+};
 
 #[test]
 fn names_from_outside_are_asked_of_the_servers_and_short_ones_are_not() {
@@ -283,10 +285,13 @@ fn a_question_that_was_under_way_when_the_servers_changed_is_answered_and_not_ke
 
 #[test]
 fn too_many_questions_outside_are_refused_at_once_and_ours_go_on() {
-    let silent = Server::start(|_| None);
+    let address = Ipv4Addr::new(198, 51, 100, 15);
+    let knows_one =
+        Server::start(move |q| (question(q).0 == "old.example.").then(|| reply(q, 0, &[address])));
     let sandbox = Sandbox::new();
     let mut driven = Driven::new(None);
-    driven.apply(&one_world(&sandbox, &[silent.address.to_string()], "host"));
+    driven.apply(&one_world(&sandbox, &[knows_one.address.to_string()], "host"));
+    assert_eq!(sandbox.dig("old.example"), "198.51.100.15");
     let client = sandbox.client();
     for id in 0..300_u16 {
         let name = format!("{id:03}");
@@ -306,6 +311,10 @@ fn too_many_questions_outside_are_refused_at_once_and_ours_go_on() {
     }
     assert_eq!(codes, [2; 44]);
     assert_eq!(sandbox.dig("web"), "10.1.0.2");
+    // What is known costs nobody anything, whichever way it is asked for.
+    for how in ["", "+tcp", "+nsid", "+norecurse +tcp"] {
+        assert_eq!(sandbox.dig(&format!("{how} old.example")), "198.51.100.15", "{how}");
+    }
     assert_eq!(driven.resolver.meter().counts().busy, 44);
 }
 

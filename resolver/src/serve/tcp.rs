@@ -151,7 +151,7 @@ impl Connection {
                 // Runts and replies: on a stream the rest cannot be trusted either.
                 Step::Silence => sense = false,
                 Step::Reply(reply) => self.send(&reply).await?,
-                Step::Ask(query, whom) => match self.desk.leave(&query) {
+                Step::Ask(query, whom) => match self.desk.leave(&query, whom, Transport::Tcp) {
                     Ok(leave) => {
                         let desk = Arc::clone(&self.desk);
                         self.asked.spawn(async move {

@@ -137,7 +137,7 @@ impl Clerk<'_> {
                 // A sandbox's clients have addresses; without one nobody could be answered.
                 let Some(address) = datagram.from() else { return 0 };
                 let client = Client { socket: Arc::clone(&self.socket), address };
-                match self.desk.leave(&query) {
+                match self.desk.leave(&query, whom, Transport::Udp) {
                     Ok(leave) => {
                         let errand = Errand { query, whom, client, leave };
                         match self.errands.try_send(errand) {

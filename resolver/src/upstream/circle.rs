@@ -203,9 +203,9 @@ impl Circle {
     }
 
     /// Whatever was said about `query` and may still be told.
-    pub(super) fn fallback(&self, query: &Query, transport: Transport) -> Option<Given> {
+    pub(super) fn fallback(&self, query: &Query, transport: Transport) -> Option<(Vec<u8>, Told)> {
         let (octets, told, _) = self.read(query, transport, Renewal::Left)?;
-        is_final(told.code).then_some((octets, told.source)) // that they fail is no answer
+        is_final(told.code).then_some((octets, told)) // that they fail is no answer
     }
 
     fn read(

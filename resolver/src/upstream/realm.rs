@@ -67,6 +67,19 @@ impl Realm {
         circle.is_of(asker).then(|| circle.recall(asked, out))?
     }
 
+    /// What was said about the `query` of one who may not ask now, though it may be stale.
+    pub(crate) fn remembered(
+        &self,
+        asker: Asker<'_>,
+        query: &Query,
+        transport: Transport,
+    ) -> Option<(Vec<u8>, Source, Rcode)> {
+        let member = self.member.load();
+        let Member(circle) = &**member.as_ref()?;
+        let (octets, told) = circle.is_of(asker).then(|| circle.fallback(query, transport))??;
+        Some((octets, told.source, told.code))
+    }
+
     /// The reply to the `query` of `asker`, and who gave it: what is kept, or the best that servers
     /// say; or why there is none. `leave` is kept for as long as servers are asked.
     pub(crate) async fn resolve(
@@ -104,7 +117,10 @@ impl Realm {
             return Ok(given); // asked behind it, if there is leave
         }
         self.policy.register.missed();
-        let stale = || circle.fallback(query, transport);
+        let stale = || {
+            let (octets, told) = circle.fallback(query, transport)?;
+            Some((octets, told.source))
+        };
         let waiting = match waiting {
             Ok(waiting) => waiting,
             Err(reason) => return stale().ok_or(reason),

@@ -88,7 +88,7 @@ pub enum Reason {
     NoServers,
     /// None of the servers answered.
     Unreachable,
-    /// Too many questions of this sandbox are being asked outside already.
+    /// Too much is being asked outside, by this sandbox or by all.
     Busy,
     /// The engine's own resolver did not answer.
     EngineSilent,
@@ -192,7 +192,7 @@ impl Reason {
             Self::Internal => Some((18, "this container's networks are internal")),
             Self::NoServers => Some((22, "this container has no upstream name server")),
             Self::Unreachable => Some((22, "no upstream name server answered")),
-            Self::Busy => Some((0, "too many questions in flight")),
+            Self::Busy => Some((0, "too many questions are being asked outside")),
             Self::EngineSilent => Some((23, "the engine's own resolver did not answer")),
         }
     }

@@ -102,7 +102,8 @@ fn explain_dns(live: &Live, snapshot: &Snapshot, query: &str) -> (StatusCode, Va
         outlook: &|view, questions| live.dns.outlook(view, questions),
     };
     let explanation = resolver::explain(&known, &sandbox.id, &name);
-    (StatusCode::OK, explain::row(&explanation, &explain::trouble(&report, &sandbox.name)))
+    let trouble = explain::trouble(&report, &sandbox.name);
+    (StatusCode::OK, explain::row(&explanation, &trouble, snapshot.stale()))
 }
 
 /// The value of `key` in a query, percent-decoded; empty where there is none.

@@ -8,12 +8,15 @@ use resolver::explain::Route;
 use resolver::{Explanation, KeptAnswer, KeptAs, Plan, Server, Standing};
 use serde_json::{Value, json};
 
-/// `explanation`, and what keeps it from being true in its sandbox.
-pub(super) fn row(explanation: &Explanation, trouble: &[String]) -> Value {
+/// `explanation`, what keeps it from being true in its sandbox, and why it is not of the present.
+pub(super) fn row(explanation: &Explanation, trouble: &[String], stale: Option<&str>) -> Value {
     let Explanation { sandbox, name, answer, steps, route, advice, .. } = explanation;
     let mut text = explanation.to_string();
     for line in trouble {
         text.extend(["this does not hold now: ", line, "\n"]);
+    }
+    if let Some(reason) = stale {
+        text.extend(["this is of what was last known: ", reason, "\n"]);
     }
     let steps: Vec<Value> = steps
         .iter()
@@ -40,6 +43,7 @@ pub(super) fn row(explanation: &Explanation, trouble: &[String]) -> Value {
         "asked": route,
         "advice": advice,
         "trouble": trouble,
+        "stale": stale,
     })
 }
 
@@ -92,4 +96,26 @@ pub(super) fn trouble(report: &Report<Plan>, sandbox: &str) -> Vec<String> {
     let subject = format!("sandbox {sandbox}");
     let own = report.outcome.failures.iter().filter(|it| it.subject == subject);
     own.map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_that_does_not_hold_is_not_fine_and_one_of_yesterday_is() {
+        let mut told = Explanation::default();
+        (told.sandbox, told.name) = ("box".to_owned(), "web".to_owned());
+        told.answer = "10.0.0.2 (for 30 s)".to_owned();
+        let stale = row(&told, &[], Some("the engine does not answer"));
+        assert_eq!(stale["ok"], true);
+        let said = "web from box: 10.0.0.2 (for 30 s)\n";
+        let last = "this is of what was last known: the engine does not answer\n";
+        assert_eq!(stale["text"], format!("{said}{last}"));
+        let taken =
+            row(&told, &["error: sandbox box: still uses the engine's DNS".to_owned()], None);
+        assert_eq!(taken["ok"], false);
+        let last = "this does not hold now: error: sandbox box: still uses the engine's DNS\n";
+        assert_eq!(taken["text"], format!("{said}{last}"));
+    }
 }

@@ -32,7 +32,15 @@ pub(super) fn advice(
     advice.extend(empty_link(question, ground));
     advice.extend(elsewhere(question));
     advice.extend(foreign_address(question));
-    if advice.is_empty() && ground != Ground::Above {
+    let nowhere = advice.is_empty();
+    if ground == Ground::Gossip {
+        // Likely right: an alias. A proposal comes after who knows.
+        advice.extend(because(question, ground));
+        advice
+            .extend(meant(question).filter(|_| nowhere).map(|it| format!("if it does not: {it}")));
+        return advice;
+    }
+    if nowhere && ground != Ground::Above {
         advice.extend(meant(question));
     }
     let says_more = if ground == Ground::Short {

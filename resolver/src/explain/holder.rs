@@ -1,6 +1,6 @@
 //! Who holds a name or an address on one network, and who would if he served.
 //!
-//! Always true here: the names are those that compiling the network gives ([`crate::compile`]).
+//! Always true here: the names are those that compiling the network gives ([`mod@crate::compile`]).
 
 use std::net::IpAddr;
 

@@ -148,9 +148,11 @@ pub fn explain(known: &Known<'_>, sandbox: &SandboxId, name: &str) -> Explanatio
     let verdicts: Vec<_> = queries.iter().map(|it| decide(view, it, 0)).collect();
     let Some((first, ground)) = verdicts.first() else { return told };
     told.steps = place::steps(&question, *ground);
-    if *first == Verdict::Forward {
+    if *first == Verdict::Forward
+        && let Some(query) = queries.first()
+    {
         let outlook = outlook(view, &queries);
-        told.route = Some(route::route(&question, config, &asked, outlook));
+        told.route = Some(route::route(&question, config, query, outlook));
     }
     told.answer = words::answer(&question, &verdicts, told.route.as_ref());
     let records = |it: &Verdict| matches!(it, Verdict::Answer(it) if !it.records.is_empty());

@@ -29,10 +29,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use circle::{Asker, Told};
 pub use outlook::{KeptAnswer, KeptAs, Outlook, ServerOutlook};
-pub(crate) use private::is_private;
+pub(crate) use policy::choice;
 pub use register::{CacheFigures, Flushed, Standing, UpstreamState};
 pub use server::{BadServer, Protocol, Server};
-pub(crate) use suffix::{is_below, longest};
+pub(crate) use suffix::is_below;
 pub use tls::{Authorities, BadAuthorities};
 
 /// Who is asked, and what is kept.

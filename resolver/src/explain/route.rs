@@ -5,13 +5,11 @@ use std::fmt;
 use registry::model::{Dial, Origin};
 
 use super::{Question, listed};
-use crate::name::Name;
 use crate::plan::Outside;
 use crate::upstream::{
-    KeptAnswer, KeptAs, Outlook, Server, ServerOutlook, Standing, UpstreamConfig, is_private,
-    longest,
+    KeptAnswer, KeptAs, Outlook, Server, ServerOutlook, Standing, UpstreamConfig, choice,
 };
-use crate::wire::Kind;
+use crate::wire::{Kind, Query};
 
 /// The servers that a question goes to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -31,36 +29,36 @@ pub struct Route {
     pub outlook: Outlook,
 }
 
-/// Whom the question goes to.
+/// Whom the question goes to, which is `query`.
 pub(super) fn route(
     question: &Question<'_>,
     config: &UpstreamConfig,
-    asked: &Name,
+    query: &Query,
     outlook: Outlook,
 ) -> Route {
-    let kind = question.form.kinds().first().copied().unwrap_or(Kind::A);
     let suffixes: Vec<_> =
-        config.suffixes.iter().map(|(key, it)| (key.clone(), (key, it))).collect();
-    let (suffix, servers) = match longest(&suffixes, question.key) {
-        Some((suffix, servers)) => (Some((*suffix).clone()), servers.as_slice()),
-        None => match &question.view.outside {
-            Outside::Servers(servers) => (None, servers.as_slice()),
-            Outside::Internal | Outside::NoServers => (None, &[][..]),
-        },
+        config.suffixes.iter().map(|(key, it)| (key.clone(), it.clone())).collect();
+    let given = match &question.view.outside {
+        Outside::Servers(servers) => servers.as_slice(),
+        Outside::Internal | Outside::NoServers => &[],
     };
-    let origin = match (&suffix, origin(question)) {
+    let choice = choice(&suffixes, given, query);
+    let origin = match (choice.suffix, origin(question)) {
         (Some(_), _) => "of `dns.suffixes`",
         (None, Some(Origin::Sandbox)) => "given to this container",
         (None, Some(Origin::Engine)) => "of the engine's configuration",
         (None, _) if !config.servers.is_empty() => "of `dns.upstreams`",
         (None, _) => "of the host's resolv.conf",
     };
-    let private = is_private(asked, kind);
-    let (servers, passed_over): (Vec<Server>, Vec<Server>) =
-        servers.iter().cloned().partition(|it| !private || it.is_private());
-    let (mut servers, mut beyond) = (servers, Vec::new());
-    beyond.extend(servers.drain(Server::MAX.min(servers.len())..));
-    Route { suffix, origin, servers, passed_over, beyond, outlook }
+    let own = |servers: Vec<&Server>| servers.into_iter().cloned().collect();
+    Route {
+        suffix: choice.suffix.map(str::to_owned),
+        origin,
+        servers: own(choice.asked),
+        passed_over: own(choice.passed_over),
+        beyond: own(choice.beyond),
+        outlook,
+    }
 }
 
 fn origin(question: &Question<'_>) -> Option<Origin> {

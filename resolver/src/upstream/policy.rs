@@ -44,10 +44,39 @@ impl Policy {
     /// Which servers are asked about the name of `query` by one who has `given` ones. `None`: only
     /// private networks know such names, and there is no server on one.
     pub(super) fn servers(&self, given: &[Server], query: &Query) -> Option<Vec<Server>> {
-        let servers = longest(&self.suffixes, &query.name.key()).map_or(given, Vec::as_slice);
-        let private = is_private(&query.name, query.kind);
-        let asked = servers.iter().filter(|it| !private || it.is_private()).take(Server::MAX);
-        let asked: Vec<_> = asked.cloned().collect();
-        (!private || !asked.is_empty()).then_some(asked)
+        let Choice { asked, private, .. } = choice(&self.suffixes, given, query);
+        (!private || !asked.is_empty()).then(|| asked.into_iter().cloned().collect())
     }
+}
+
+/// Which servers a question goes to, and which not.
+#[derive(Debug)]
+pub(crate) struct Choice<'a> {
+    /// The suffix by which they were chosen, if by one.
+    pub(crate) suffix: Option<&'a str>,
+    /// Those that are asked, in the order in which they were named.
+    pub(crate) asked: Vec<&'a Server>,
+    /// Those of the world, which cannot know such a name.
+    pub(crate) passed_over: Vec<&'a Server>,
+    /// Those beyond [`Server::MAX`].
+    pub(crate) beyond: Vec<&'a Server>,
+    /// Whether only private networks know such names.
+    private: bool,
+}
+
+/// Which servers are asked `query` by one who has `given` ones, where others know names below
+/// `suffixes`.
+pub(crate) fn choice<'a>(
+    suffixes: &'a [(String, Vec<Server>)],
+    given: &'a [Server],
+    query: &Query,
+) -> Choice<'a> {
+    let rule = longest(suffixes, &query.name.key());
+    let servers = rule.map_or(given, |(_, servers)| servers.as_slice());
+    let private = is_private(&query.name, query.kind);
+    let (mut asked, passed_over): (Vec<_>, Vec<_>) =
+        servers.iter().partition(|it| !private || it.is_private());
+    let beyond = asked.split_off(asked.len().min(Server::MAX));
+    let suffix = rule.map(|(suffix, _)| suffix.as_str());
+    Choice { suffix, asked, passed_over, beyond, private }
 }

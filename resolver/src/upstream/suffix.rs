@@ -3,11 +3,11 @@
 //! Always true here: the longest suffix wins, and labels are compared whole, so that
 //! `notcorp.example` is not below `corp.example`.
 
-/// What stands under the longest suffix in `rules` that `key` is or lies below. Both in normal
-/// form ([`crate::name::key`]).
-pub(crate) fn longest<'r, T>(rules: &'r [(String, T)], key: &str) -> Option<&'r T> {
+/// The rule of the longest suffix in `rules` that `key` is or lies below. Both in normal form
+/// ([`crate::name::key`]).
+pub(crate) fn longest<'r, T>(rules: &'r [(String, T)], key: &str) -> Option<&'r (String, T)> {
     let below = rules.iter().filter(|(suffix, _)| is_below(key, suffix));
-    below.max_by_key(|(suffix, _)| suffix.len()).map(|(_, it)| it)
+    below.max_by_key(|(suffix, _)| suffix.len())
 }
 
 /// Whether `key` is `suffix` or lies below it.
@@ -31,7 +31,7 @@ mod tests {
             ("example.com", None),
             ("", None),
         ] {
-            assert_eq!(longest(&rules, key).copied(), expected, "{key}");
+            assert_eq!(longest(&rules, key).map(|it| it.1), expected, "{key}");
         }
     }
 }

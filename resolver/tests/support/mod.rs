@@ -227,7 +227,7 @@ pub(crate) struct Driven {
     /// Whether the host trusts its servers (`options trust-ad`).
     pub(crate) trusts_ad: bool,
     runtime: tokio::runtime::Runtime,
-    generation: u64,
+    last: Arc<Snapshot>,
 }
 
 impl Driven {
@@ -239,7 +239,7 @@ impl Driven {
         let (vips, table) = watch::channel(Arc::default());
         let resolver = Resolver::new(config, table, host).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { resolver, vips, trusts_ad: false, runtime, generation: 0 }
+        Self { resolver, vips, trusts_ad: false, runtime, last: Arc::default() }
     }
 
     /// One whose sandboxes `holder` gives back when this process dies.
@@ -273,17 +273,21 @@ impl Driven {
                 network.names = registry::model::Completeness::Gossip;
             }
         }
-        self.generation += 1;
-        let (plan, notes) =
-            self.resolver.compile(&Arc::new(Snapshot::build(draft, self.generation)));
+        let snapshot = self.next(draft);
+        let (plan, notes) = self.resolver.compile(&snapshot);
         (notes, self.runtime.block_on(self.resolver.apply(&Arc::new(plan))))
+    }
+
+    /// The snapshot of this world, as a source makes it.
+    fn next(&mut self, draft: registry::Draft) -> Arc<Snapshot> {
+        self.last = Arc::new(self.last.followed_by(draft));
+        Arc::clone(&self.last)
     }
 
     /// Makes this world true, calling `between` before and after the compile and after the apply.
     pub(crate) fn observed(&mut self, world: &str, mut between: impl FnMut()) {
-        self.generation += 1;
         let draft = registry::source::world::parse(world, "world.toml").unwrap();
-        let snapshot = Arc::new(Snapshot::build(draft, self.generation));
+        let snapshot = self.next(draft);
         between();
         let (plan, _) = self.resolver.compile(&snapshot);
         between();

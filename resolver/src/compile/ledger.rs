@@ -211,7 +211,8 @@ impl Touched {
 impl<K: Ord, V> Claimed<K, V> {
     fn enter(&mut self, claimant: &Claimant, claims: Vec<(K, V)>) {
         for (key, claim) in claims {
-            let claimed = self.0.entry(key).or_default();
+            // Nearly all names have one claimant, and there are thousands of them.
+            let claimed = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
             let at = claimed.partition_point(|(it, _)| it <= claimant);
             claimed.insert(at, (claimant.clone(), claim));
         }

@@ -65,8 +65,8 @@ pub struct Zone {
     pub subnets: Vec<IpNet>,
     /// Who is meant by each name, by normal form.
     pub names: SharedMap<String, Entry>,
-    /// Services by name, alias and `tasks.` of both, for SRV.
-    pub services: SharedMap<String, Arc<ServiceRecord>>,
+    /// Services by name, alias and `tasks.` of both, for SRV: all that are called so.
+    pub services: SharedMap<String, Arc<[ServiceRecord]>>,
     /// The name of each address.
     pub reverse: SharedMap<IpAddr, Pointer>,
     /// Whose each address is, where the engine is asked about names that are not here.

@@ -68,8 +68,8 @@ pub(super) struct Claim {
     /// In order, none twice.
     pub(super) addresses: Arc<[IpAddr]>,
     pub(super) ttl: u32,
-    /// For SRV: of a service and its `tasks.`.
-    pub(super) record: Option<Arc<ServiceRecord>>,
+    /// For SRV: of a service and its `tasks.`, one; of others, none.
+    pub(super) record: Option<Arc<[ServiceRecord]>>,
     /// It is a service's own name, or one by which a container is really called: two of these are
     /// told of.
     pub(super) is_called: bool,
@@ -145,7 +145,7 @@ impl<'a> Ground<'a> {
         };
         let serving: Vec<_> = tasks.iter().filter(|(task, _)| task.serves()).copied().collect();
         let addresses = in_order(serving.iter().flat_map(|(_, it)| &it.addresses));
-        let record = Arc::new(self.record(service, &serving, &mut claims.notes));
+        let record = Arc::new([self.record(service, &serving, &mut claims.notes)]);
         let all = Claim { addresses, ttl, record: Some(record), is_called: false };
         let front = match vip {
             Some(vip) => Claim { addresses: Arc::new([vip]), ttl: vip_ttl, ..all.clone() },

@@ -289,10 +289,16 @@ fn entry(claims: &[(Claimant, Claim)]) -> Option<Entry> {
     Some(Entry { addresses, ttl })
 }
 
-/// Of namesakes, the first that has ports to tell of.
-fn record(claims: &[(Claimant, Claim)]) -> Option<Arc<ServiceRecord>> {
-    let records = || claims.iter().filter_map(|(_, it)| it.record.as_ref());
-    records().find(|it| !it.ports.is_empty()).or_else(|| records().next()).map(Arc::clone)
+/// What SRV tells of a name: the services of all who claim it. The one of a single service is the
+/// same for all its names.
+fn record(claims: &[(Claimant, Claim)]) -> Option<Arc<[ServiceRecord]>> {
+    let mut records = claims.iter().filter_map(|(_, it)| it.record.as_ref());
+    let first = records.next()?;
+    let others: Vec<&ServiceRecord> = records.flat_map(|it| it.iter()).collect();
+    if others.is_empty() {
+        return Some(Arc::clone(first));
+    }
+    Some(first.iter().chain(others).cloned().collect())
 }
 
 fn first<V: Clone>(claims: &[(Claimant, V)]) -> Option<V> {

@@ -215,6 +215,9 @@ pub struct Sandbox {
     pub tasks: Vec<TaskId>,
     /// Its networks in search order (DESIGN section 5).
     pub networks: Vec<Attachment>,
+    /// Networks that it is on too and looks no names up on: the engine's default bridge. They lead
+    /// outside, and their addresses are its own, like those of `networks`.
+    pub nameless: Vec<NetworkId>,
     /// `--link`: names of its own, lower case, that nobody else can see.
     pub links: BTreeMap<String, Vec<IpAddr>>,
     /// Extra hosts (`--add-host`), which the engine writes into its hosts file: names of its own,

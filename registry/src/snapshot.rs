@@ -233,6 +233,8 @@ impl Snapshot {
     fn insert_sandbox(&mut self, mut sandbox: Sandbox, last: &Self) {
         let (networks, notes) = (&self.networks, &mut self.notes);
         sandbox.networks.retain(|it| known(networks, &it.network, "sandbox", &sandbox.name, notes));
+        let name = &sandbox.name;
+        sandbox.nameless.retain(|id| known(networks, id, "sandbox", name, notes));
         sandbox.tasks.retain(|id| self.tasks.contains_key(id));
         let sandbox = shared(&last.sandboxes, &sandbox.id.clone(), sandbox);
         self.sandboxes.entry(sandbox.id.clone()).or_insert(sandbox);

@@ -108,6 +108,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
         netns: format!("/run/netns/{id}").into(),
         tasks: Vec::new(),
         networks,
+        nameless: Vec::new(),
         links: BTreeMap::new(),
         hosts: BTreeMap::new(),
         trusts_ad: false,

@@ -43,6 +43,7 @@ fn sandbox(id: &str, networks: &[&str]) -> Sandbox {
         netns: format!("/run/netns/{id}").into(),
         tasks: Vec::new(),
         networks: networks.iter().map(attachment).collect(),
+        nameless: Vec::new(),
         links: BTreeMap::new(),
         hosts: BTreeMap::new(),
         trusts_ad: false,
@@ -75,6 +76,29 @@ fn nobody_is_asked_by_a_sandbox_of_whose_networks_none_is_known() {
     lost.upstreams = vec![Upstream { address, dial: Dial::Host }];
     let (plan, _) = compiled(Draft { sandboxes: vec![lost], ..Draft::default() });
     assert_eq!(plan.views[&SandboxId::from("a")].outside, Outside::Internal);
+}
+
+#[test]
+fn the_default_bridge_leads_outside_and_its_addresses_are_ones_own() {
+    let inner = Network { internal: true, ..network("n", "inner") };
+    let bridge =
+        Network { subnets: vec!["172.17.0.0/16".parse().unwrap()], ..network("d", "bridge") };
+    let mut cut_off = sandbox("cut-off", &["n"]);
+    cut_off.upstreams =
+        vec![Upstream { address: "192.0.2.53:53".parse().unwrap(), dial: Dial::Host }];
+    let mut connected = Sandbox { id: "connected".into(), ..cut_off.clone() };
+    connected.netns = "/run/netns/connected".into();
+    connected.nameless = vec!["d".into()];
+    let (networks, sandboxes) = (vec![inner, bridge], vec![cut_off, connected]);
+    let (plan, _) = compiled(Draft { networks, sandboxes, ..Draft::default() });
+    let view = |id: &str| &plan.views[&SandboxId::from(id)];
+    assert_eq!(view("cut-off").outside, Outside::Internal);
+    let servers = Outside::Servers(vec!["192.0.2.53:53".parse().unwrap()]);
+    assert_eq!(view("connected").outside, servers);
+    let subnets = view("connected").subnets.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(subnets, ["10.0.0.0/24", "172.17.0.0/16"]);
+    let zones = view("connected").zones.iter().map(|it| it.name.as_str()).collect::<Vec<_>>();
+    assert_eq!(zones, ["inner"], "nobody has a name on the default bridge");
 }
 
 #[test]

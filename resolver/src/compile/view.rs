@@ -24,8 +24,10 @@ pub(super) fn view(
     (config, suffixes): (&Config, &Arc<[String]>),
     notes: &mut Notes,
 ) -> View {
-    let networks: Vec<&Network> =
-        sandbox.networks.iter().filter_map(|it| snapshot.network(&it.network)).collect();
+    let named = sandbox.networks.iter().map(|it| &it.network);
+    let networks: Vec<&Network> = named.clone().filter_map(|it| snapshot.network(it)).collect();
+    let all = named.chain(&sandbox.nameless).filter_map(|it| snapshot.network(it));
+    let all: Vec<&Network> = all.collect();
     let own = |(name, addresses): (&String, &Vec<IpAddr>)| {
         let mut addresses = addresses.clone();
         addresses.sort_unstable();
@@ -38,10 +40,10 @@ pub(super) fn view(
         netns: sandbox.netns.clone(),
         cookie: sandbox.cookie,
         zones: networks.iter().filter_map(|it| zones.get(&it.id)).map(Arc::clone).collect(),
-        subnets: networks.iter().flat_map(|it| it.subnets.iter().copied()).collect(),
+        subnets: all.iter().flat_map(|it| it.subnets.iter().copied()).collect(),
         links: sandbox.links.iter().map(own).collect(),
         hosts: sandbox.hosts.iter().map(own).filter(|(name, _)| may_be_host(name)).collect(),
-        outside: outside(sandbox, &networks, config, notes),
+        outside: outside(sandbox, &all, config, notes),
         suffixes: Arc::clone(suffixes),
         forward_single_label: config.forward_single_label,
         ttl: seconds(config.ttl),

@@ -141,6 +141,7 @@ pub(crate) fn sandbox() -> impl Strategy<Value = Sandbox> {
                 .into_iter()
                 .map(|network| Attachment { network, addresses: Vec::new() })
                 .collect(),
+            nameless: Vec::new(),
             links,
             hosts,
             trusts_ad: false,

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::id::{SandboxId, TaskId};
+use crate::id::{NetworkId, SandboxId, TaskId};
 use crate::model::{Attachment, Sandbox, Scope};
 use crate::source::docker::container::{Attached, Container};
 use crate::source::docker::engine::{EngineNetwork, Role};
@@ -51,6 +51,7 @@ fn sandbox(view: &View, container: &Container, task: TaskId) -> Option<(u64, San
         netns,
         tasks: vec![task],
         networks,
+        nameless: nameless(view, container),
         links: links(view, container),
         hosts: extra_hosts::hosts(view, container),
         trusts_ad: upstream::trusts_ad(&container.dns, &view.servers),
@@ -66,13 +67,8 @@ fn sandbox(view: &View, container: &Container, task: TaskId) -> Option<(u64, San
 /// then, on nodes of a Swarm, overlays before the ingress network before local ones. Sorting is
 /// stable, which the engine's is not.
 fn search_order(view: &View, container: &Container) -> Vec<Attachment> {
-    let known = |it: &'_ Attached| view.networks.get(&it.network_id());
-    let mut attached: Vec<(&Attached, &EngineNetwork)> = container
-        .attachments
-        .iter()
-        .filter_map(|it| Some((it, known(it)?)))
-        .filter(|(it, network)| !network.is_default_bridge && !it.addresses.is_empty())
-        .collect();
+    let mut attached: Vec<_> =
+        attached(view, container).filter(|(_, network)| !network.is_default_bridge).collect();
     attached.sort_by_key(|(it, network)| {
         let place = if view.engine.role == Role::Alone { 0 } else { swarm_place(network) };
         (
@@ -92,6 +88,24 @@ fn search_order(view: &View, container: &Container) -> Vec<Attachment> {
             addresses: it.addresses.clone(),
         })
         .collect()
+}
+
+/// The default bridge, for a container that is on it: the engine finds no names there, but a
+/// container that has a gateway there is not cut off, whatever its other networks are.
+fn nameless(view: &View, container: &Container) -> Vec<NetworkId> {
+    attached(view, container)
+        .filter(|(_, network)| network.is_default_bridge)
+        .map(|(_, network)| network.id.clone())
+        .collect()
+}
+
+/// The networks that a container has an address on.
+fn attached<'a>(
+    view: &'a View,
+    container: &'a Container,
+) -> impl Iterator<Item = (&'a Attached, &'a EngineNetwork)> {
+    let placed = container.attachments.iter().filter(|it| !it.addresses.is_empty());
+    placed.filter_map(|it| Some((it, view.networks.get(&it.network_id())?)))
 }
 
 fn swarm_place(network: &EngineNetwork) -> u8 {

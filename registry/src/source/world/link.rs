@@ -274,6 +274,7 @@ impl<'r> Linker<'r> {
             netns: raw.netns.as_ref().map(|it| it.value.clone()).unwrap_or_default(),
             tasks: tasks.iter().map(|it| it.name.value.as_str().into()).collect(),
             networks: networks.into_iter().map(&mut attachment).collect(),
+            nameless: Vec::new(),
             links: own_names(&raw.links),
             hosts: own_names(&raw.hosts),
             trusts_ad: false,

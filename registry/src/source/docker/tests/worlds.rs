@@ -376,6 +376,9 @@ fn shown_sandbox(text: &mut String, it: &Sandbox, network: impl Fn(&NetworkId) -
         it.links
     )
     .unwrap();
+    for id in &it.nameless {
+        writeln!(text, "    nameless {}", network(id)).unwrap();
+    }
     for (name, addresses) in &it.hosts {
         writeln!(text, "    host {name} {addresses:?}").unwrap();
     }

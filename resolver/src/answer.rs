@@ -270,7 +270,7 @@ fn is_above_names(zones: &[Arc<Zone>], key: &str) -> bool {
 fn unknown(view: &View, key: &str, kind: Kind) -> (Verdict, Ground) {
     let single = !key.is_empty() && !key.contains('.');
     if single && SINGLE_LABEL_KINDS.contains(&kind) {
-        return if view.asks_engine() {
+        return if view.asks_engine() && !has_servers(view, key) {
             (Verdict::AskEngine, Ground::Gossip)
         } else if view.forward_single_label || has_servers(view, key) {
             (outside(view), Ground::Unknown)
@@ -288,7 +288,9 @@ fn unknown(view: &View, key: &str, kind: Kind) -> (Verdict, Ground) {
     let tasks = view.asks_engine()
         && key.strip_prefix("tasks.").is_some_and(|it| !it.is_empty() && !it.contains('.'));
     // `app.3`, the host name of another node's task: it carries none of these either.
-    let host = view.asks_engine() && cannot_be_top_level(key.rsplit('.').next().unwrap_or(key));
+    let last = key.rsplit('.').next().unwrap_or(key);
+    let host =
+        view.asks_engine() && cannot_be_top_level(last.as_bytes()) && !has_servers(view, key);
     let may_know = host || tasks || view.zones.iter().any(|it| gossip(it));
     if matches!(kind, Kind::A | Kind::AAAA) && may_know {
         return (Verdict::AskEngine, Ground::Gossip);
@@ -313,14 +315,22 @@ fn is_above_hosts(view: &View, key: &str) -> bool {
 
 /// Whether no top-level domain can be called so: they have letters only, or begin with `xn--`
 /// (RFC 1123 section 2.1 and its practice).
-fn cannot_be_top_level(label: &str) -> bool {
-    !label.starts_with("xn--") && !label.bytes().all(|it| it.is_ascii_lowercase())
+pub(crate) fn cannot_be_top_level(label: &[u8]) -> bool {
+    !label.starts_with(b"xn--") && !label.iter().all(u8::is_ascii_lowercase)
+}
+
+/// Whether `key` may be somebody's in the Internet, for whom the engine can do no more than ask
+/// servers outside.
+pub(crate) fn may_be_public(key: &str) -> bool {
+    let top = key.rsplit_once('.').map(|(below, top)| (below, top.as_bytes()));
+    top.is_some_and(|(below, top)| below != "tasks" && !cannot_be_top_level(top))
 }
 
 /// Whether `key` can be meant for nobody but us: `NAME.NETWORK` or `tasks.NAME` whose last label no
 /// top-level domain can have, as in `web.shop_default`. A network called `app` has the name of one.
 fn cannot_be_public(view: &View, key: &str) -> bool {
-    let Some((_, last)) = key.rsplit_once('.').filter(|(_, it)| cannot_be_top_level(it)) else {
+    let Some((_, last)) = key.rsplit_once('.').filter(|(_, it)| cannot_be_top_level(it.as_bytes()))
+    else {
         return false;
     };
     let below =

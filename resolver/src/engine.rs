@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout};
 
 pub use client::EngineClient;
 
-use crate::answer::{Answer, Reason, addresses};
+use crate::answer::{Answer, Reason, addresses, may_be_public};
 use crate::chance;
 use crate::compile::SANDBOX_ADDRESS;
 use crate::name::Name;
@@ -73,7 +73,7 @@ impl Engine {
     async fn told(&self, door: &Door, view: &View, asked: &Query) -> Word {
         let asking = async || {
             let heard = self.hear(door, view, asked).await;
-            let word = self.memory().lasting(&view.zones, &key(asked), heard);
+            let word = self.memory().lasting(&view.zones, &key(asked), heard, Instant::now());
             let until = Instant::now() + believed(&word, view.ttl);
             Told { word, until }
         };
@@ -83,7 +83,7 @@ impl Engine {
     async fn hear(&self, door: &Door, view: &View, asked: &Query) -> Word {
         let ports = self.ports.get(&self.place, self.own).await;
         let Some(wait) = u32::try_from(ports.len()).ok().and_then(|it| WAIT.checked_div(it)) else {
-            return if self.ports.were_found().await { Word::Silent } else { Word::Nobody };
+            return Word::Nobody;
         };
         // What the engine knows for certain: the sandbox's own name.
         let own_name = Name::from_text(&view.name).ok();
@@ -103,19 +103,23 @@ impl Engine {
     }
 }
 
-/// The reply to `query` as the engine means it; where there never was one the name does not exist.
+/// The reply to `query` as the engine means it. `None`: it does not know the name, which may be
+/// somebody's in the Internet, so that servers there are better asked without it.
 pub(crate) async fn ask(
     door: &Door,
     engine: &Engine,
     view: &View,
     query: &Query,
     transport: Transport,
-) -> Vec<u8> {
+) -> Option<Vec<u8>> {
     let asked = asked(view, query);
     let word = engine.told(door, view, &asked).await;
     let said = |it: Answer| encode::answer(query, &it, transport, Recursion::Offered);
     let failed = |code, reason| encode::refusal(query, code, reason, Recursion::Offered);
-    match word {
+    if !matches!(word, Word::Known(_) | Word::NoData) && may_be_public(&query.name.key()) {
+        return None;
+    }
+    Some(match word {
         Word::Known(entry) => {
             // Without random numbers the order is not shuffled, and still answered.
             said(addresses(&entry, query.kind, chance::unpredictable().unwrap_or_default()))
@@ -124,11 +128,11 @@ pub(crate) async fn ask(
         Word::Foreign(reply) => hand_on(reply, query, transport, view.ttl)
             .unwrap_or_else(|| failed(Rcode::SERVFAIL, Reason::EngineSilent)),
         Word::NoData => said(Answer::no_data(view.ttl)),
-        Word::NoName | Word::Nobody => said(Answer::no_name(view.ttl)),
+        Word::NoName => said(Answer::no_name(view.ttl)),
         Word::Elsewhere => said(Answer::no_name(view.ttl.min(UNCERTAIN))),
         Word::Failed(code) => failed(code, Reason::Plain),
-        Word::Silent => failed(Rcode::SERVFAIL, Reason::EngineSilent),
-    }
+        Word::Silent | Word::Nobody => failed(Rcode::SERVFAIL, Reason::EngineSilent),
+    })
 }
 
 fn key(asked: &Query) -> Asked {

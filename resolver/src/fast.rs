@@ -15,7 +15,7 @@ pub(crate) mod table;
 
 use std::sync::Arc;
 
-use crate::answer::may_be_special;
+use crate::answer::{cannot_be_top_level, may_be_special};
 use crate::metrics::{Metrics, NetworkCounts};
 use crate::plan::View;
 use crate::wire::{Kind, Rcode};
@@ -36,6 +36,8 @@ pub struct Seat {
     /// Single labels that nobody has do not exist; otherwise somebody else may know, or the
     /// general path.
     denies_single_labels: bool,
+    /// The engine may know names that the registry does not.
+    asks_engine: bool,
 }
 
 /// What became of a question.
@@ -69,12 +71,13 @@ impl Seat {
             && !view.forward_single_label
             && view.hosts.is_empty()
             && view.suffixes.iter().all(|it| it.contains('.'));
-        Self { view, counts: Vec::new(), hosts, links, denies_single_labels }
+        let asks_engine = view.asks_engine();
+        Self { view, counts: Vec::new(), hosts, links, denies_single_labels, asks_engine }
     }
 
     /// The same, with what its zones answer counted in `metrics`.
     pub(crate) fn counted(view: Arc<View>, metrics: &Metrics) -> Self {
-        let counts = view.zones.iter().map(|it| metrics.network(&it.network, &it.name)).collect();
+        let counts = view.zones.iter().map(|it| metrics.network(&it.name)).collect();
         Self { counts, ..Self::new(view) }
     }
 
@@ -144,7 +147,9 @@ impl Seat {
         let general = asked.first_label().first() == Some(&b'_')
             || ours
             || asked.first_label() == b"tasks"
-            || self.is_above(asked);
+            || self.is_above(asked)
+            // What the engine is asked: such names are of tasks, and others' servers deny them.
+            || self.asks_engine && cannot_be_top_level(asked.last_label());
         if general { Quick::General } else { Quick::Foreign }
     }
 

@@ -30,7 +30,7 @@ use crate::answer::Reason;
 use crate::engine::{self, Engine};
 use crate::fast::Seat;
 use crate::metrics::{Metrics, Source};
-use crate::plan::{HostView, Outside};
+use crate::plan::{HostView, Outside, View};
 use crate::respond::{Step, Whom, respond_counted, respond_host};
 use crate::upstream::Asker;
 use crate::upstream::limits::{Leave, MAX_WAITING, SandboxLimits};
@@ -174,7 +174,7 @@ impl Desk {
         let Self::Sandbox(desk) = self else {
             return Err(refused(Rcode::REFUSED, Reason::Plain)); // the host's view never asks
         };
-        desk.limits.leave().map_err(|reason| {
+        desk.limits.leave(whom).map_err(|reason| {
             if whom == Whom::Upstream
                 && let Some(asker) = Asker::of(&desk.seat.load().view)
                 && let Some((reply, source, code)) = desk.realm.remembered(asker, query, transport)
@@ -193,32 +193,46 @@ impl Desk {
             return wire::refusal(query, Rcode::REFUSED, Reason::Plain, Recursion::Offered);
         };
         let view = Arc::clone(&desk.seat.load().view);
-        let given = match (whom, Asker::of(&view), &view.outside) {
-            (Whom::Engine, ..) => match leave.question() {
-                Ok(_until_answered) => {
-                    let asking = engine::ask(&desk.door, &desk.engine, &view, query, transport);
-                    Ok((asking.await, Source::Engine))
-                }
-                Err(reason) => Err(reason),
-            },
-            (Whom::Upstream, Some(asker), _) => {
-                desk.realm.resolve(asker, leave, query, transport).await
-            }
-            // The view changed between the question and here.
-            (Whom::Upstream, None, Outside::Internal) => Err(Reason::Internal),
-            (Whom::Upstream, None, _) => Err(Reason::NoServers),
+        let told = match whom {
+            Whom::Engine => desk.ask_engine(&view, leave, query, transport).await,
+            Whom::Upstream => None,
+        };
+        let given = match (told, Asker::of(&view), &view.outside) {
+            (Some(told), ..) => told,
+            (None, Some(asker), _) => desk.realm.resolve(asker, leave, query, transport).await,
+            (None, None, Outside::Internal) => Err(Reason::Internal),
+            (None, None, _) => Err(Reason::NoServers),
         };
         let (reply, source) = given.unwrap_or_else(|reason| {
             if reason == Reason::Busy {
                 Metrics::count(&desk.metrics.busy);
             }
-            let code = Rcode::SERVFAIL;
-            (wire::refusal(query, code, reason, Recursion::Offered), Source::Refused)
+            let asked = reason == Reason::Unreachable;
+            let source = if asked { Source::Upstream } else { Source::Refused };
+            (wire::refusal(query, Rcode::SERVFAIL, reason, Recursion::Offered), source)
         });
         if let Some(header) = wire::Header::read(&reply) {
             desk.metrics.answered(source, header.rcode());
         }
         reply
+    }
+}
+
+impl SandboxDesk {
+    /// What the engine's own resolver says; `None`: servers outside are to be asked.
+    async fn ask_engine(
+        &self,
+        view: &View,
+        leave: &Leave,
+        query: &Query,
+        transport: Transport,
+    ) -> Option<Result<(Vec<u8>, Source), Reason>> {
+        let _until_answered = match leave.engine() {
+            Ok(permit) => permit,
+            Err(reason) => return Some(Err(reason)),
+        };
+        let told = engine::ask(&self.door, &self.engine, view, query, transport).await?;
+        Some(Ok((told, Source::Engine)))
     }
 }
 

@@ -356,9 +356,24 @@ fn what_the_engine_says_of_a_service_is_never_our_own_word() {
 }
 
 #[test]
-fn without_an_engine_unknown_names_do_not_exist() {
+fn an_engine_that_is_not_there_denies_nothing() {
     let sandbox = Sandbox::new();
     let mut driven = Driven::new(None);
     assert!(driven.try_apply(&small_world(&sandbox), true).failures.is_empty());
-    assert!(sandbox.dig_header("cache").contains("NXDOMAIN"));
+    assert!(sandbox.dig_header("cache").contains("SERVFAIL"));
+}
+
+#[test]
+fn public_names_below_a_network_called_as_a_top_level_domain_need_no_engine() {
+    let sandbox = Sandbox::new();
+    let upstream = Server::start(|query| Some(reply(query, 0, &[Ipv4Addr::new(198, 51, 100, 7)])));
+    let world = one_world(&sandbox, &[upstream.address.to_string()], "host");
+    let world = world.replace("\"net\"", "\"dev\"").replace("{ net =", "{ dev =");
+    let mut driven = Driven::new(None);
+    assert!(driven.try_apply(&world, true).failures.is_empty());
+    assert_eq!(sandbox.dig("www.dev"), "198.51.100.7");
+    assert_eq!(sandbox.dig("web.dev"), "10.1.0.2");
+    // Nobody outside can be called so.
+    assert!(sandbox.dig_header("tasks.www").contains("SERVFAIL"));
+    assert_eq!(upstream.asked(), 1);
 }

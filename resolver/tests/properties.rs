@@ -13,13 +13,13 @@ use std::net::IpAddr;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use registry::model::ServingState;
+use registry::model::{Completeness, ServingState};
 use registry::{Draft, Snapshot};
 use resolver::answer::{Record, Verdict, answer, answer_host};
 use resolver::fast::{Plain, Quick, Seat};
 use resolver::name::Name;
 use resolver::plan::{Plan, View};
-use resolver::respond::{Step, respond};
+use resolver::respond::{Step, Whom, respond};
 use resolver::wire::{Class, Edns, Inbound, Kind, Query, Transport};
 use resolver::{VipTable, compile};
 use worlds::{config, draft, vips};
@@ -139,7 +139,7 @@ fn check_paths(view: &std::sync::Arc<View>, octets: &[u8], seed: u64) -> Result<
         }
         // Not ours: it goes upstream, or nobody may be asked.
         Quick::Foreign => match general {
-            Step::Ask(..) => {}
+            Step::Ask(_, whom) => prop_assert_eq!(whom, Whom::Upstream),
             Step::Reply(reply) => prop_assert_eq!(reply[2] & 4, 0, "we own it after all"),
             Step::Silence => prop_assert!(false, "a plain question met with silence"),
         },
@@ -148,31 +148,31 @@ fn check_paths(view: &std::sync::Arc<View>, octets: &[u8], seed: u64) -> Result<
     Ok(())
 }
 
-#[test]
-fn plain_questions_for_known_names_take_the_fast_path() {
+/// What the fast path makes of a question to the counter application's `web.1`.
+fn quick(gossip: bool, name: &str, kind: Kind) -> Quick {
     let text = std::fs::read_to_string("../fixtures/world/counter.toml").unwrap();
-    let draft = registry::source::world::parse(&text, "counter.toml").unwrap();
+    let mut draft = registry::source::world::parse(&text, "counter.toml").unwrap();
+    let names = if gossip { Completeness::Gossip } else { Completeness::Complete };
+    draft.networks.iter_mut().for_each(|it| it.names = names);
     let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config());
     let view = plan.views.values().find(|it| it.name == "web.1").unwrap();
-    let quick = |name: &str, kind| {
-        let name = Name::from_text(name).unwrap();
-        let query = Query {
-            id: 9,
-            recursion_desired: true,
-            checking_disabled: false,
-            authentic_data: false,
-            name,
-            kind,
-            class: Class::IN,
-            edns: None,
-        };
-        let octets = octets_of(&query, 0x0100);
-        Seat::new(std::sync::Arc::clone(view)).quick(
-            &Plain::read(&octets).unwrap(),
-            1,
-            &mut [0; 1232],
-        )
+    let query = Query {
+        id: 9,
+        recursion_desired: true,
+        checking_disabled: false,
+        authentic_data: false,
+        name: Name::from_text(name).unwrap(),
+        kind,
+        class: Class::IN,
+        edns: None,
     };
+    let octets = octets_of(&query, 0x0100);
+    let seat = Seat::new(std::sync::Arc::clone(view));
+    seat.quick(&Plain::read(&octets).unwrap(), 1, &mut [0; 1232])
+}
+
+#[test]
+fn plain_questions_for_known_names_take_the_fast_path() {
     for (name, kind) in [
         ("web", Kind::A),
         ("APP", Kind::A),
@@ -180,10 +180,19 @@ fn plain_questions_for_known_names_take_the_fast_path() {
         ("app.frontend", Kind::TXT),
         ("nobody", Kind::A),
     ] {
-        assert!(matches!(quick(name, kind), Quick::Reply { .. }), "{name}");
+        assert!(matches!(quick(false, name, kind), Quick::Reply { .. }), "{name}");
     }
-    assert_eq!(quick("example.com", Kind::A), Quick::Foreign);
-    assert_eq!(quick("frontend", Kind::A), Quick::General);
+    assert_eq!(quick(false, "example.com", Kind::A), Quick::Foreign);
+    assert_eq!(quick(false, "frontend", Kind::A), Quick::General);
+}
+
+#[test]
+fn what_servers_outside_said_is_not_told_of_names_that_the_engine_may_know() {
+    assert_eq!(quick(false, "app.3", Kind::A), Quick::Foreign);
+    for name in ["app.3", "tasks.cache", "cache", "cache.frontend"] {
+        assert_eq!(quick(true, name, Kind::A), Quick::General, "{name}");
+    }
+    assert_eq!(quick(true, "example.com", Kind::A), Quick::Foreign);
 }
 
 proptest! {

@@ -5,12 +5,14 @@
 //!   its asker goes away, one of them asks on;
 //! - *of one world*: what was understood with zones that are no longer the sandbox's is forgotten;
 //! - *bounded*: [`MOST_NAMES`], whatever the container asks; beyond it each asks for himself;
-//! - *an engine that is away takes no name with it*: whose addresses it gave last is kept until it
-//!   says otherwise, and read anew with the zones of the day.
+//! - *an engine that is away takes no name with it*: whose addresses it gave last is kept for
+//!   [`LASTING`] until it says otherwise, and read anew with the zones of the day; an address that
+//!   has become somebody else's is nobody's.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -40,8 +42,16 @@ pub(super) struct Memory {
     /// from being used again, so that another zone is never taken for it.
     zones: Vec<Weak<Zone>>,
     slots: BTreeMap<Asked, Slot>,
-    /// The addresses behind the last words by which a name was known; none: it had no such data.
-    last: BTreeMap<Asked, Vec<IpAddr>>,
+    /// What the engine said when it last knew a name.
+    last: BTreeMap<Asked, Last>,
+}
+
+/// The last word by which a name was known.
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    /// With whose they were; none: there was no such data.
+    addresses: Vec<(IpAddr, String)>,
 }
 
 impl Memory {
@@ -70,31 +80,41 @@ impl Memory {
 
     /// What holds of `asked` after `word`: that word, or, where the engine says nothing, what it
     /// said last, as far as `zones` still know whose that is.
-    pub(super) fn lasting(&mut self, zones: &[Arc<Zone>], asked: &Asked, word: Word) -> Word {
+    pub(super) fn lasting(
+        &mut self,
+        zones: &[Arc<Zone>],
+        asked: &Asked,
+        word: Word,
+        now: Instant,
+    ) -> Word {
         let addresses = match &word {
-            Word::Known(entry) => entry.addresses.clone(),
-            Word::NoData => Vec::new(),
-            Word::Silent | Word::Nobody => return self.recalled(zones, asked).unwrap_or(word),
+            Word::Known(entry) => entry.addresses.as_slice(),
+            Word::NoData => &[],
+            Word::Silent | Word::Nobody => return self.recalled(zones, asked, now).unwrap_or(word),
             Word::Failed(_) => return word,
             Word::Foreign(_) | Word::NoName | Word::Elsewhere => {
                 self.last.remove(asked);
                 return word;
             }
         };
+        let owned = |it: &IpAddr| Some((*it, owner(zones, it)?.to_owned()));
+        let addresses = addresses.iter().filter_map(owned).collect();
         if self.last.len() >= MOST_NAMES && !self.last.contains_key(asked) {
-            self.last.pop_first();
+            let oldest =
+                self.last.iter().min_by_key(|(_, it)| it.at).map(|(asked, _)| asked.clone());
+            oldest.map(|it| self.last.remove(&it));
         }
-        self.last.insert(asked.clone(), addresses);
+        self.last.insert(asked.clone(), Last { at: now, addresses });
         word
     }
 
-    fn recalled(&self, zones: &[Arc<Zone>], asked: &Asked) -> Option<Word> {
-        let last = self.last.get(asked)?;
-        if last.is_empty() {
+    fn recalled(&self, zones: &[Arc<Zone>], asked: &Asked, now: Instant) -> Option<Word> {
+        let last = self.last.get(asked).filter(|it| now < it.at + LASTING)?;
+        if last.addresses.is_empty() {
             return Some(Word::NoData);
         }
-        let owned = |it: &&IpAddr| zones.iter().any(|zone| zone.owners.get(*it).is_some());
-        let still: Vec<IpAddr> = last.iter().filter(owned).copied().collect();
+        let same = |(address, name): &&(IpAddr, String)| owner(zones, address) == Some(name);
+        let still: Vec<IpAddr> = last.addresses.iter().filter(same).map(|it| it.0).collect();
         meaning(zones, &asked.0, &still).map(Word::Known)
     }
 
@@ -104,19 +124,25 @@ impl Memory {
     }
 }
 
+/// What users call whose `address` is.
+fn owner<'a>(zones: &'a [Arc<Zone>], address: &IpAddr) -> Option<&'a str> {
+    zones.iter().find_map(|it| it.owners.get(address)).map(|it| it.name.as_str())
+}
+
 fn is_over(slot: &Slot, now: Instant) -> bool {
     slot.get().is_some_and(|it| it.until <= now)
 }
 
+/// Longer than anybody leaves an engine that is away.
+const LASTING: Duration = Duration::from_secs(24 * 3600);
 /// More than may be asked at once in a sandbox, so that what is being asked always has room; and
 /// more names than an application has.
 const MOST_NAMES: usize = 512;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::plan::{Entry, Owner};
     use crate::shared_map::SharedMap;
 
     fn asked(name: &str) -> Asked {
@@ -162,6 +188,32 @@ mod tests {
         let slot = memory.slot(&[Arc::clone(&one)], asked("a"), now);
         assert!(Arc::ptr_eq(&slot, &memory.slot(&[one], asked("a"), now)));
         assert!(!Arc::ptr_eq(&slot, &memory.slot(&[other], asked("a"), now)));
+    }
+
+    /// A zone in which 10.0.0.5 is of a service so called.
+    fn zone_of(owner: &str) -> Arc<Zone> {
+        let entry = Entry { addresses: vec![[10, 0, 0, 5].into()], ttl: 5 };
+        let (front, tasks) = (entry.clone(), entry);
+        let vip = tasks.addresses.first().copied();
+        let owner = Arc::new(Owner { name: owner.to_owned(), vip, front, tasks });
+        let mut zone = Zone::clone(&zone("n"));
+        zone.owners = [([10, 0, 0, 5].into(), owner)].into_iter().collect();
+        Arc::new(zone)
+    }
+
+    #[tokio::test]
+    async fn what_was_said_last_holds_for_a_day_as_long_as_the_address_is_of_the_same_one() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        let (db, other) = ([zone_of("db")], [zone_of("other")]);
+        let known = Word::Known(Entry { addresses: vec![[10, 0, 0, 5].into()], ttl: 5 });
+        memory.lasting(&db, &asked("alias"), known.clone(), now);
+        let day = Duration::from_secs(24 * 3600);
+        let mut away = |zones: &[Arc<Zone>], after| {
+            memory.lasting(zones, &asked("alias"), Word::Silent, now + after)
+        };
+        assert_eq!(away(&db, day / 2), known);
+        assert_eq!(away(&other, day / 2), Word::Silent, "somebody else's now");
+        assert_eq!(away(&db, day), Word::Silent);
     }
 
     #[tokio::test]

@@ -25,7 +25,6 @@ pub(super) struct Ports {
 struct Found {
     ports: Vec<u16>,
     looked: Option<Instant>,
-    ever: bool,
 }
 
 impl Ports {
@@ -35,15 +34,9 @@ impl Ports {
         let fresh = found.looked.is_some_and(|it| it.elapsed() < LOOK_AGAIN);
         if found.ports.is_empty() && !fresh {
             let ports = ports_in(place, Some(own)).await;
-            let ever = found.ever || !ports.is_empty();
-            *found = Found { ports, looked: Some(Instant::now()), ever };
+            *found = Found { ports, looked: Some(Instant::now()) };
         }
         found.ports.clone()
-    }
-
-    /// Whether there was anybody to ask, now or before.
-    pub(super) async fn were_found(&self) -> bool {
-        self.found.lock().await.ever
     }
 
     /// Nobody answers at `ports`: unless others were found meanwhile, they are looked for again.

@@ -27,9 +27,9 @@ pub(super) enum Word {
     Elsewhere,
     /// It answered with this code.
     Failed(Rcode),
-    /// It did not answer, or is not there any more.
+    /// It did not answer.
     Silent,
-    /// There never was an engine.
+    /// Nobody listens there: the engine is away, or has not come yet.
     Nobody,
 }
 

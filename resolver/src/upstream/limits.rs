@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::answer::Reason;
+use crate::respond::Whom;
 
 /// What one sandbox may ask outside.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(crate) struct SandboxLimits {
 #[derive(Debug)]
 struct Share {
     in_flight: Arc<Semaphore>,
+    engine: Arc<Semaphore>,
     rate: Bucket,
 }
 
@@ -52,14 +54,19 @@ impl SandboxLimits {
     /// For a sandbox that is opened at `now`.
     pub(crate) fn new(now: Instant) -> Self {
         let in_flight = Arc::new(Semaphore::new(MAX_OUTSIDE));
-        let share = Arc::new(Share { in_flight, rate: Bucket::new(now) });
+        let engine = Arc::new(Semaphore::new(MAX_ENGINE));
+        let share = Arc::new(Share { in_flight, engine, rate: Bucket::new(now) });
         Self { waiting: Arc::new(Semaphore::new(MAX_WAITING)), share }
     }
 
     /// Leave for one more client to wait. Nobody gets it whose sandbox has as many questions in
     /// flight as it may: a flood is so refused before anything is done about it.
-    pub(crate) fn leave(&self) -> Result<Leave, Reason> {
-        if self.share.in_flight.available_permits() == 0 {
+    pub(crate) fn leave(&self, whom: Whom) -> Result<Leave, Reason> {
+        let asked = match whom {
+            Whom::Upstream => &self.share.in_flight,
+            Whom::Engine => &self.share.engine,
+        };
+        if asked.available_permits() == 0 {
             return Err(Reason::Busy);
         }
         let waiting =
@@ -72,6 +79,13 @@ impl Leave {
     /// Leave to ask one question, by which nobody else is counted; until dropped.
     pub(crate) fn question(&self) -> Result<OwnedSemaphorePermit, Reason> {
         let permit = Arc::clone(&self.share.in_flight).try_acquire_owned();
+        permit.map_err(|_full| Reason::Busy)
+    }
+
+    /// Leave to ask the engine's own resolver one question; until dropped. Servers outside that are
+    /// silent so take no name with them that the engine knows.
+    pub(crate) fn engine(&self) -> Result<OwnedSemaphorePermit, Reason> {
+        let permit = Arc::clone(&self.share.engine).try_acquire_owned();
         permit.map_err(|_full| Reason::Busy)
     }
 }
@@ -109,6 +123,9 @@ impl AllLimits {
 /// Questions of one sandbox that are being asked outside at once. The engine allows 1,024; each of
 /// ours costs three descriptors at worst, and a client that has 256 names outstanding is broken.
 const MAX_OUTSIDE: usize = 256;
+/// Questions of one sandbox that its engine is being asked at once: it answers within a millisecond
+/// or two, and whoever asks the same waits for the same answer. Not among [`MAX_IN_ALL`].
+const MAX_ENGINE: usize = 256;
 /// Clients of one sandbox that wait for an answer, as many as the engine allows: a crowd that asks
 /// for one name costs one question.
 pub(crate) const MAX_WAITING: usize = 1024;
@@ -174,7 +191,7 @@ mod tests {
 
     /// Passages for as many questions as the sandbox may ask now.
     fn as_many_as_it_may(all: &AllLimits, sandbox: &SandboxLimits) -> Vec<Passage> {
-        let ask = || all.admit(&sandbox.leave().ok()?, Instant::now()).ok();
+        let ask = || all.admit(&sandbox.leave(Whom::Upstream).ok()?, Instant::now()).ok();
         std::iter::from_fn(ask).collect()
     }
 
@@ -184,26 +201,27 @@ mod tests {
         let [greedy, modest] = [0, 1].map(|_| SandboxLimits::new(Instant::now()));
         let mut held = as_many_as_it_may(&all, &greedy);
         assert_eq!((held.len(), all.in_flight()), (MAX_OUTSIDE, MAX_OUTSIDE));
-        assert_eq!(greedy.leave().err(), Some(Reason::Busy));
-        assert!(all.admit(&modest.leave().unwrap(), Instant::now()).is_ok());
+        assert_eq!(greedy.leave(Whom::Upstream).err(), Some(Reason::Busy));
+        assert!(greedy.leave(Whom::Engine).unwrap().engine().is_ok(), "its engine is no server");
+        assert!(all.admit(&modest.leave(Whom::Upstream).unwrap(), Instant::now()).is_ok());
         held.pop();
-        assert!(greedy.leave().is_ok());
+        assert!(greedy.leave(Whom::Upstream).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_question_whose_asker_left_counts_until_it_is_over() {
         let (all, sandbox) = (AllLimits::default(), SandboxLimits::new(Instant::now()));
         let held = as_many_as_it_may(&all, &sandbox); // the leaves themselves are dropped
-        assert!(sandbox.leave().is_err());
+        assert!(sandbox.leave(Whom::Upstream).is_err());
         drop(held);
-        assert!(sandbox.leave().is_ok());
+        assert!(sandbox.leave(Whom::Upstream).is_ok());
         assert_eq!(all.in_flight(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn more_clients_may_wait_than_questions_are_asked() {
         let sandbox = SandboxLimits::new(Instant::now());
-        let waiting: Vec<_> = std::iter::from_fn(|| sandbox.leave().ok()).collect();
+        let waiting: Vec<_> = std::iter::from_fn(|| sandbox.leave(Whom::Upstream).ok()).collect();
         assert_eq!(waiting.len(), MAX_WAITING);
         let asked: Vec<_> = waiting.iter().map_while(|it| it.question().ok()).collect();
         assert_eq!(asked.len(), MAX_OUTSIDE);
@@ -221,7 +239,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_asks_fast_is_refused_when_the_bucket_is_empty_however_fast_answers_come() {
         let (all, sandbox) = (AllLimits::default(), SandboxLimits::new(Instant::now()));
-        let ask = || all.admit(&sandbox.leave().unwrap(), Instant::now()).is_ok();
+        let ask = || all.admit(&sandbox.leave(Whom::Upstream).unwrap(), Instant::now()).is_ok();
         assert_eq!((0..5000).filter(|_| ask()).count(), 4000);
         assert_eq!(all.in_flight(), 0);
     }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep};
 
 use super::*;
+use crate::respond::Whom;
 use crate::upstream::UpstreamConfig;
 use crate::upstream::cache::replies::{query, records, reply};
 use crate::upstream::limits::SandboxLimits;
@@ -85,7 +86,7 @@ const fn asker<'a>(servers: &'a [Server], subnets: &'a [IpNet]) -> Asker<'a> {
 }
 
 async fn ask(realm: &Realm, servers: &[Server], query: &Query) -> Result<Given, Reason> {
-    let leave = SandboxLimits::new(Instant::now()).leave().unwrap();
+    let leave = SandboxLimits::new(Instant::now()).leave(Whom::Upstream).unwrap();
     realm.resolve(asker(servers, &[]), &leave, query, Transport::Udp).await
 }
 
@@ -235,7 +236,7 @@ async fn what_is_held_back_from_one_sandbox_is_told_to_another_that_may_know_it(
     let config = UpstreamConfig { rebinding_filter: true, ..UpstreamConfig::default() };
     let (fake, policy) = (Fake::answering(9).await, policy(&config));
     let (servers, realms) = ([fake.server(Dial::Host)], [(); 3].map(|()| realm(&policy)));
-    let leave = SandboxLimits::new(Instant::now()).leave().unwrap();
+    let leave = SandboxLimits::new(Instant::now()).leave(Whom::Upstream).unwrap();
     let inside: [IpNet; 1] = ["198.51.100.0/24".parse().unwrap()];
     let outside: [IpNet; 1] = ["10.9.0.0/24".parse().unwrap()];
     let asked = Query { edns: NO_DO, ..query("a.example", Kind::A) };
@@ -257,8 +258,10 @@ async fn held_back_answers_are_no_data_with_the_reason_though_nothing_is_kept() 
         UpstreamConfig { rebinding_filter: true, cache_bytes: 0, ..UpstreamConfig::default() };
     let (fake, policy) = (Fake::answering(9).await, policy(&config));
     let realm = realm(&policy);
-    let (servers, leave) =
-        ([fake.server(Dial::Host)], SandboxLimits::new(Instant::now()).leave().unwrap());
+    let (servers, leave) = (
+        [fake.server(Dial::Host)],
+        SandboxLimits::new(Instant::now()).leave(Whom::Upstream).unwrap(),
+    );
     let subnets: [IpNet; 1] = ["198.51.100.0/24".parse().unwrap()];
     let asked = Query { edns: NO_DO, ..query("a.example", Kind::A) };
     let given = realm.resolve(asker(&servers, &subnets), &leave, &asked, Transport::Udp).await;
@@ -342,12 +345,14 @@ async fn is_refused(realm: &Realm, servers: &[Server], limits: &SandboxLimits) {
     known(realm, servers, "old.example", 1);
     advance(Duration::from_secs(100)).await;
     // One after the other: it is the bucket that is empty then.
-    let admitted = || realm.policy.register.limits.admit(&limits.leave().unwrap(), Instant::now());
+    let admitted = || {
+        realm.policy.register.limits.admit(&limits.leave(Whom::Upstream).unwrap(), Instant::now())
+    };
     while admitted().is_ok() {}
     let begun = Instant::now();
     for (name, expected) in [("new.example", Err(Reason::Busy)), ("old.example", Ok(Source::Stale))]
     {
-        let (leave, query) = (limits.leave().unwrap(), query(name, Kind::A));
+        let (leave, query) = (limits.leave(Whom::Upstream).unwrap(), query(name, Kind::A));
         let given = realm.resolve(asker(servers, &[]), &leave, &query, Transport::Udp).await;
         assert_eq!(given.map(|it| it.1), expected);
     }
@@ -359,7 +364,7 @@ async fn who_asks_too_fast_is_refused_at_once_and_still_told_what_was_true() {
     let (_fake, realm, servers) = silent().await;
     let (fast, other) = (SandboxLimits::new(Instant::now()), SandboxLimits::new(Instant::now()));
     is_refused(&realm, &servers, &fast).await;
-    let leave = other.leave().unwrap();
+    let leave = other.leave(Whom::Upstream).unwrap();
     assert!(realm.policy.register.limits.admit(&leave, Instant::now()).is_ok(), "but not another");
 }
 

@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use registry::id::NetworkId;
-
 use crate::wire::Rcode;
 
 use self::codes::Codes;
@@ -163,10 +161,10 @@ impl Metrics {
         self.latency.record(elapsed, answers);
     }
 
-    /// Where answers from `name`'s own names are counted. Costs a lock: for whoever compiles, not
+    /// Where answers from the own names of networks called `name` are counted. Costs a lock: for whoever compiles, not
     /// for whoever answers. Its counts live as long as somebody holds them.
-    pub(crate) fn network(&self, id: &NetworkId, name: &str) -> Arc<NetworkCounts> {
-        self.networks.of(id, name)
+    pub(crate) fn network(&self, name: &str) -> Arc<NetworkCounts> {
+        self.networks.of(name)
     }
 }
 

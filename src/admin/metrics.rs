@@ -106,14 +106,16 @@ fn dns(text: &mut Exposition, counts: &Counts) {
             networks.sample(&[("network", network), ("rcode", code)], count);
         }
     }
-    let help = "From a query's arrival to its reply's leaving.";
+    let help = "From a query's arrival to its reply's leaving, over UDP and TCP.";
     let latency = &counts.latency;
     let all = (latency.count, latency.sum);
     text.histogram("portolan_dns_answer_seconds", help, &latency.buckets, all);
-    text.counter("portolan_dns_refused_total", "Queries refused here, by why.")
+    let help = "Queries refused without asking anybody, by why: what cannot be read, what may not \
+                be asked, and what is beyond a sandbox's limits.";
+    text.counter("portolan_dns_refused_total", help)
         .sample(&[("reason", "malformed")], counts.malformed)
         .sample(&[("reason", "policy")], counts.refused)
-        .sample(&[("reason", "in_flight")], counts.busy);
+        .sample(&[("reason", "limits")], counts.busy);
     text.counter("portolan_dns_messages_total", "DNS messages received, by transport.")
         .sample(&[("transport", "udp")], counts.udp_queries)
         .sample(&[("transport", "tcp")], counts.tcp_queries);
@@ -148,10 +150,11 @@ fn upstreams(text: &mut Exposition, states: &[UpstreamState]) {
             family.sample(&labels, value);
         }
     };
-    let help = "1 while a name server outside answers anybody; 0: it is asked now and then, to \
-                see whether it is back.";
-    all(text.gauge("portolan_dns_upstream_up", help), |it| {
-        Some(f64::from(u8::from(it.standing != Standing::Down)))
+    let help = "0 while a name server outside is set aside, and only asked now and then to see \
+                whether it is back; none: it was not asked yet.";
+    all(text.gauge("portolan_dns_upstream_up", help), |it| match it.standing {
+        Standing::Unknown => None,
+        standing => Some(f64::from(u8::from(standing != Standing::Down))),
     });
     let help = "Smoothed round-trip time to a name server, of the sandbox that is nearest to it.";
     all(text.gauge("portolan_dns_upstream_rtt_seconds", help), |it| {

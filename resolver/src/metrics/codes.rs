@@ -55,15 +55,6 @@ pub struct ByCode {
     next: usize,
 }
 
-impl ByCode {
-    /// The two together.
-    pub(crate) fn add(&mut self, other: &Self) {
-        for (mine, others) in self.counts.iter_mut().zip(other.counts) {
-            *mine = mine.wrapping_add(others);
-        }
-    }
-}
-
 impl Iterator for ByCode {
     type Item = (&'static str, u64);
 

@@ -7,8 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use registry::id::NetworkId;
-
 use super::codes::{ByCode, Codes};
 use crate::wire::Rcode;
 
@@ -18,10 +16,11 @@ const MAX_NETWORKS: usize = 1_024;
 /// What networks beyond that are called.
 const OTHER: &str = "other";
 
-/// The counters of all networks.
+/// The counters of all networks, by what users call them: their series have no other name, and
+/// one that lost a network of its name would count backwards.
 #[derive(Debug)]
 pub(crate) struct Networks {
-    known: Mutex<BTreeMap<NetworkId, Weak<NetworkCounts>>>,
+    known: Mutex<BTreeMap<String, Weak<NetworkCounts>>>,
     other: Arc<NetworkCounts>,
 }
 
@@ -47,39 +46,35 @@ impl Default for Networks {
 }
 
 impl Networks {
-    /// The counters of the network `id`, which users call `name`.
-    pub(crate) fn of(&self, id: &NetworkId, name: &str) -> Arc<NetworkCounts> {
+    /// The counters of networks called `name`.
+    pub(crate) fn of(&self, name: &str) -> Arc<NetworkCounts> {
         let mut known = self.known();
-        if let Some(counts) = known.get(id).and_then(Weak::upgrade) {
+        if let Some(counts) = known.get(name).and_then(Weak::upgrade) {
             return counts;
         }
         if known.len() >= MAX_NETWORKS {
             known.retain(|_, counts| counts.strong_count() > 0);
         }
-        if known.len() >= MAX_NETWORKS {
+        if known.len() >= MAX_NETWORKS || name == OTHER {
             return Arc::clone(&self.other);
         }
         let counts = Arc::new(NetworkCounts { name: name.to_owned(), codes: Codes::default() });
-        known.insert(id.clone(), Arc::downgrade(&counts));
+        known.insert(name.to_owned(), Arc::downgrade(&counts));
         counts
     }
 
-    /// All of them now, by name; networks of one name together, because their series would be one.
+    /// All of them now, by name.
     pub(crate) fn now(&self) -> Vec<(String, ByCode)> {
         let mut known = self.known();
         known.retain(|_, counts| counts.strong_count() > 0);
         let live: Vec<_> = known.values().filter_map(Weak::upgrade).collect();
         drop(known);
-        let mut all: BTreeMap<&str, ByCode> = BTreeMap::new();
         let other = (Arc::strong_count(&self.other) > 1).then_some(&self.other);
-        for counts in live.iter().chain(other) {
-            let now = counts.codes.now();
-            all.entry(&counts.name).and_modify(|it| it.add(&now)).or_insert(now);
-        }
-        all.into_iter().map(|(name, codes)| (name.to_owned(), codes)).collect()
+        let all = live.iter().chain(other);
+        all.map(|it| (it.name.clone(), it.codes.now())).collect()
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Weak<NetworkCounts>>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Weak<NetworkCounts>>> {
         // Nothing is half done when a holder panics: the map has the entry, or has it not.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,9 +92,9 @@ mod tests {
     #[test]
     fn a_network_keeps_its_counts_while_somebody_holds_them_and_is_forgotten_after() {
         let networks = Networks::default();
-        let first = networks.of(&"n1".into(), "frontend");
+        let first = networks.of("frontend");
         first.answered(Rcode::NOERROR);
-        let second = networks.of(&"n1".into(), "frontend");
+        let second = networks.of("frontend");
         drop(first);
         second.answered(Rcode::NXDOMAIN);
         assert_eq!(totals(&networks), [("frontend".to_owned(), 2)]);
@@ -109,26 +104,26 @@ mod tests {
     }
 
     #[test]
-    fn networks_of_one_name_are_one_series() {
+    fn networks_of_one_name_are_one_series_which_never_counts_backwards() {
         let networks = Networks::default();
-        let (one, two) = (networks.of(&"n1".into(), "net"), networks.of(&"n2".into(), "net"));
+        let (one, two) = (networks.of("net"), networks.of("net"));
         one.answered(Rcode::NOERROR);
         two.answered(Rcode::NOERROR);
+        drop(one);
         assert_eq!(totals(&networks), [("net".to_owned(), 2)]);
     }
 
     #[test]
     fn networks_beyond_the_bound_share_a_counter_and_room_comes_back() {
         let networks = Networks::default();
-        let id = |at: usize| NetworkId::from(format!("n{at}"));
         let mut held: Vec<_> =
-            (0..MAX_NETWORKS).map(|at| networks.of(&id(at), &format!("net{at}"))).collect();
-        let late = networks.of(&"late".into(), "late");
-        networks.of(&"later".into(), "later").answered(Rcode::NOERROR);
+            (0..MAX_NETWORKS).map(|at| networks.of(&format!("net{at}"))).collect();
+        let late = networks.of("late");
+        networks.of("later").answered(Rcode::NOERROR);
         late.answered(Rcode::NOERROR);
         assert!(totals(&networks).contains(&("other".to_owned(), 2)));
         held.pop();
-        let room = networks.of(&"later".into(), "later");
+        let room = networks.of("later");
         assert_eq!(room.name, "later");
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Errand {
     pub(super) whom: Whom,
     pub(super) client: Client,
     pub(super) leave: Leave,
+    pub(super) arrived: Instant,
 }
 
 /// Where an answer goes.
@@ -45,8 +46,7 @@ impl Errand {
     }
 
     async fn run(self, desk: Arc<Desk>) {
-        let Self { query, whom, client, leave } = self;
-        let arrived = Instant::now();
+        let Self { query, whom, client, leave, arrived } = self;
         let reply = desk.ask(&query, whom, &leave, Transport::Udp).await;
         if client.socket.try_send_to(&reply, client.address).is_err() {
             Metrics::count(&desk.metrics().unsent);

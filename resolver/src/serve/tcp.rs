@@ -147,16 +147,21 @@ impl Connection {
             let length = usize::from(u16::from_be_bytes(*length));
             let Some(message) = rest.get(..length) else { break };
             taken += 2 + length;
+            let arrived = Instant::now();
             match self.desk.step(message, Transport::Tcp, order.next()) {
                 // Runts and replies: on a stream the rest cannot be trusted either.
                 Step::Silence => sense = false,
-                Step::Reply(reply) => self.send(&reply).await?,
+                Step::Reply(reply) => {
+                    self.send(&reply).await?;
+                    self.desk.metrics().took(arrived.elapsed(), 1);
+                }
                 Step::Ask(query, whom) => match self.desk.leave(&query, whom, Transport::Tcp) {
                     Ok(leave) => {
                         let desk = Arc::clone(&self.desk);
                         self.asked.spawn(async move {
                             let reply = desk.ask(&query, whom, &leave, Transport::Tcp).await;
                             drop(leave);
+                            desk.metrics().took(arrived.elapsed(), 1);
                             reply
                         });
                     }

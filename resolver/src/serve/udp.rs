@@ -137,9 +137,10 @@ impl Clerk<'_> {
                 // A sandbox's clients have addresses; without one nobody could be answered.
                 let Some(address) = datagram.from() else { return 0 };
                 let client = Client { socket: Arc::clone(&self.socket), address };
+                let arrived = Instant::now();
                 match self.desk.leave(&query, whom, Transport::Udp) {
                     Ok(leave) => {
-                        let errand = Errand { query, whom, client, leave };
+                        let errand = Errand { query, whom, client, leave, arrived };
                         match self.errands.try_send(errand) {
                             Ok(()) => return 0,
                             Err(back) => back.into_inner().refusal(self.desk),

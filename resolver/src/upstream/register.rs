@@ -113,7 +113,7 @@ impl Register {
             for (server, health) in circle.servers() {
                 let seen = UpstreamState::seen(server, &health, circle.members());
                 let room = states.len() < MAX_STATES;
-                match states.entry(seen.server.clone()) {
+                match states.entry(Server { trusts_ad: false, ..seen.server.clone() }) {
                     Entry::Occupied(mut known) => known.get_mut().join(&seen),
                     Entry::Vacant(vacant) if room => drop(vacant.insert(seen)),
                     Entry::Vacant(_) => {}

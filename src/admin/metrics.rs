@@ -154,7 +154,8 @@ fn upstreams(text: &mut Exposition, states: &[UpstreamState]) {
                 whether it is back; none: it was not asked yet.";
     all(text.gauge("portolan_dns_upstream_up", help), |it| match it.standing {
         Standing::Unknown => None,
-        standing => Some(f64::from(u8::from(standing != Standing::Down))),
+        Standing::Up | Standing::Failing => Some(1.0),
+        Standing::Down => Some(0.0),
     });
     let help = "Smoothed round-trip time to a name server, of the sandbox that is nearest to it.";
     all(text.gauge("portolan_dns_upstream_rtt_seconds", help), |it| {

@@ -102,14 +102,16 @@ impl Allocator<'_> {
         }
     }
 
-    /// Hands the blocks of networks that are gone to those that came with the same name.
+    /// Hands the blocks of networks that are gone to those that came with the same name and want
+    /// addresses: whoever wants none would have a block now or later, by what rests where.
     fn find_networks(&mut self, claims: &Claims) {
         let owners: BTreeSet<_> = self.blocks.values().map(|it| it.network.id.clone()).collect();
         let live: BTreeSet<_> = claims.keys().map(|it| it.id.as_str()).collect();
-        for network in claims.keys() {
+        for (network, services) in claims {
             for block in self.blocks.values_mut() {
                 let same = block.network.id == network.id;
-                let heir = !owners.contains(&network.id)
+                let heir = !services.is_empty()
+                    && !owners.contains(&network.id)
                     && block.network.name == network.name
                     && !live.contains(block.network.id.as_str());
                 if same || heir {

@@ -51,6 +51,22 @@ fn a_released_address_rests_ten_minutes_before_another_service_gets_it() {
 }
 
 #[test]
+fn a_network_that_wants_no_address_inherits_no_block() {
+    let ground = ground("240.240.0.0/16");
+    let named = |id, services: &[Holder]| {
+        [(holder(id, "blue"), services.iter().cloned().collect())].into_iter().collect::<Claims>()
+    };
+    let web = [holder("web", "web")];
+    let both: Claims = named("old", &web).into_iter().chain(named("other", &web)).collect();
+    let one = allocate(&Leases::default(), &both, &ground, 0);
+    let two = allocate(&one.leases, &named("other", &web), &ground, 0);
+    // What `old` had has rested; what `other` had begins to.
+    let three = allocate(&two.leases, &named("old", &[]), &ground, QUARANTINE_MS);
+    let four = allocate(&three.leases, &named("old", &[]), &ground, QUARANTINE_MS);
+    assert_eq!(four.leases, three.leases);
+}
+
+#[test]
 fn a_service_that_comes_back_within_its_rest_has_its_old_address() {
     let ground = ground("240.240.0.0/16");
     let one = allocate(&Leases::default(), &claims(&[("blue", &["a", "b"])]), &ground, 0);

@@ -3,7 +3,11 @@
 //! Compiles and parsers return [`Notes`] beside their result instead of failing, so that one
 //! team's mistake never reaches another team's service.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::iter::Map;
+use std::slice;
+use std::sync::Arc;
 
 /// One diagnostic on one subject. Its [`fmt::Display`] is what logs and terminals show.
 #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
@@ -29,10 +33,18 @@ pub enum Severity {
     Warning,
 }
 
-/// Diagnostics, in the order found.
+/// Diagnostics, in the order found, each once: the same label is read by several consumers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[must_use = "an unread diagnostic helps nobody"]
-pub struct Notes(Vec<Note>);
+pub struct Notes {
+    said: Vec<Arc<Note>>,
+    /// The same ones, so that finding one does not cost more the more there are: a mistake in a
+    /// large stack is told of for each of its tasks.
+    known: BTreeSet<Arc<Note>>,
+}
+
+/// Of [`Notes`], in the order found.
+pub type Iter<'a> = Map<slice::Iter<'a, Arc<Note>>, fn(&'a Arc<Note>) -> &'a Note>;
 
 impl Notes {
     /// Adds an error on `subject` at `place`.
@@ -59,31 +71,33 @@ impl Notes {
 
     /// Takes over all of `other`.
     pub fn extend(&mut self, other: Self) {
-        for note in other.0 {
-            if !self.0.contains(&note) {
-                self.0.push(note);
-            }
+        for note in other.said {
+            self.say(note);
         }
     }
 
     /// Those that are not in `others`.
     pub fn without(&self, others: &Self) -> Self {
-        Self(self.0.iter().filter(|note| !others.0.contains(note)).cloned().collect())
+        let mut left = Self::default();
+        for note in self.said.iter().filter(|it| !others.known.contains(*it)) {
+            left.say(Arc::clone(note));
+        }
+        left
     }
 
     /// The notes, in the order found.
-    pub fn iter(&self) -> std::slice::Iter<'_, Note> {
-        self.0.iter()
+    pub fn iter(&self) -> Iter<'_> {
+        self.said.iter().map(AsRef::as_ref)
     }
 
     /// Whether nothing is to be said.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.said.is_empty()
     }
 
     /// Whether one of them is an error.
     pub fn has_errors(&self) -> bool {
-        self.0.iter().any(|note| note.severity == Severity::Error)
+        self.iter().any(|note| note.severity == Severity::Error)
     }
 
     fn push(
@@ -94,10 +108,12 @@ impl Notes {
         text: String,
         remedy: String,
     ) {
-        let note = Note { severity, subject, place, text, remedy };
-        // The same label is read by several consumers; it is said once.
-        if !self.0.contains(&note) {
-            self.0.push(note);
+        self.say(Arc::new(Note { severity, subject, place, text, remedy }));
+    }
+
+    fn say(&mut self, note: Arc<Note>) {
+        if self.known.insert(Arc::clone(&note)) {
+            self.said.push(note);
         }
     }
 }
@@ -123,7 +139,7 @@ fn escaped(character: char) -> impl Iterator<Item = char> {
 
 impl<'a> IntoIterator for &'a Notes {
     type Item = &'a Note;
-    type IntoIter = std::slice::Iter<'a, Note>;
+    type IntoIter = Iter<'a>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
@@ -150,5 +166,35 @@ impl fmt::Display for Severity {
             Self::Error => "error",
             Self::Warning => "warning",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(notes: &Notes) -> Vec<&str> {
+        notes.iter().map(|it| it.subject.as_str()).collect()
+    }
+
+    #[test]
+    fn what_was_said_is_not_said_again_and_what_is_new_comes_last() {
+        let mut notes = Notes::default();
+        for subject in ["b", "a", "b"] {
+            notes.error(subject, "", "wrong", "");
+        }
+        let mut more = Notes::default();
+        for subject in ["c", "a"] {
+            more.error(subject, "", "wrong", "");
+        }
+        more.warning("b", "", "wrong", "");
+        assert_eq!(said(&more.without(&notes)), ["c", "b"], "b was an error");
+        notes.extend(more.clone());
+        notes.extend(more);
+        assert_eq!(said(&notes), ["b", "a", "c", "b"]);
+        let again = notes.without(&Notes::default());
+        assert_eq!(again, notes);
+        notes.extend(again);
+        assert_eq!(said(&notes), ["b", "a", "c", "b"]);
     }
 }

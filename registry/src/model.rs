@@ -316,6 +316,14 @@ impl fmt::Display for Protocol {
     }
 }
 
+impl Network {
+    /// Whether it is the engine's own `bridge`, where containers are that nobody put elsewhere, and
+    /// where no names are answered. The engine lets nobody make another of that name.
+    pub fn is_default_bridge(&self) -> bool {
+        self.driver == "bridge" && self.name == "bridge"
+    }
+}
+
 impl Task {
     /// Whether it gets new connections.
     pub fn serves(&self) -> bool {

@@ -7,9 +7,10 @@
 //! - *bounded*: of many holders, tasks and networks some are named and the others counted.
 //!
 //! Pure. Read in this order: `place` (where was looked), `holder` (who is there), `route` (whom
-//! else is asked), `words` (the answer, and what decided), `advice` and `similar` (what to do).
+//! else is asked), `words` (the answer, and what decided), `advice` (what to do), with `elsewhere` and `similar`.
 
 mod advice;
+mod elsewhere;
 mod holder;
 mod place;
 mod route;
@@ -143,7 +144,8 @@ pub fn explain(known: &Known<'_>, sandbox: &SandboxId, name: &str) -> Explanatio
     };
     let key = asked.key();
     let form = Form::of(&key);
-    let question = Question { snapshot, plan, view, form, key: &key, whom: form.whom(&key) };
+    let whom = form.whom(&key);
+    let question = Question { snapshot, plan, config, view, form, key: &key, whom };
     let queries: Vec<_> = form.kinds().iter().map(|kind| query(asked.clone(), *kind)).collect();
     let verdicts: Vec<_> = queries.iter().map(|it| decide(view, it, 0)).collect();
     let Some((first, ground)) = verdicts.first() else { return told };
@@ -152,7 +154,7 @@ pub fn explain(known: &Known<'_>, sandbox: &SandboxId, name: &str) -> Explanatio
         && let Some(query) = queries.first()
     {
         let outlook = outlook(view, &queries);
-        told.route = Some(route::route(&question, config, query, outlook));
+        told.route = Some(route::route(&question, query, outlook));
     }
     told.answer = words::answer(&question, &verdicts, told.route.as_ref());
     let records = |it: &Verdict| matches!(it, Verdict::Answer(it) if !it.records.is_empty());
@@ -173,6 +175,7 @@ pub fn explain(known: &Known<'_>, sandbox: &SandboxId, name: &str) -> Explanatio
 struct Question<'a> {
     snapshot: &'a Snapshot,
     plan: &'a Plan,
+    config: &'a UpstreamConfig,
     view: &'a View,
     form: Form,
     /// The name asked, in normal form.

@@ -10,6 +10,8 @@
 //! option upstreams SERVER...            `dns.upstreams`; as if the host's resolv.conf named them
 //! option suffix SUFFIX SERVER...        `dns.suffixes`
 //! adrift TASK NETWORK                   it has no address there
+//! default_bridge NETWORK                it is the engine's `bridge`
+//! origin SANDBOX container|engine       who named its servers
 //! server SERVER STANDING [MILLISECONDS] how sandboxes find that server
 //! kept TYPE SAYS SECONDS [stale]        what is kept about every question outside
 //! ask SANDBOX NAME TYPE -> ANSWER       ANSWER may end with `ttl SECONDS`
@@ -104,14 +106,6 @@ impl Case {
                 let place = (service.into(), network.into());
                 assert!(self.vips.insert(place, address.parse().unwrap()).is_none());
             }
-            ["gossip", name] => {
-                let network = self.draft.networks.iter_mut().find(|it| it.name == name);
-                network.expect("such a network").names = Completeness::Gossip;
-            }
-            ["compose", name] => {
-                let service = self.draft.services.iter_mut().find(|it| it.name == name);
-                service.expect("such a service").kind = ServiceKind::Compose;
-            }
             ["option", "forward_single_label"] => self.config.forward_single_label = true,
             ["option", "upstreams", ref servers @ ..] => {
                 self.config.upstream.servers = parsed(servers);
@@ -122,11 +116,6 @@ impl Case {
             ["option", "suffix", suffix, ref servers @ ..] => {
                 let rule = (suffix.to_owned(), parsed(servers));
                 self.config.upstream.suffixes.extend([rule]);
-            }
-            ["adrift", name, network] => {
-                let task = self.draft.tasks.iter_mut().find(|it| it.name == name);
-                let task = task.expect("such a task");
-                task.networks.get_mut(&network.into()).expect("its place").addresses.clear();
             }
             ["server", server, standing, ref rtt @ ..] => {
                 let standing = match standing {
@@ -161,7 +150,39 @@ impl Case {
             ["ask" | "host" | "negative" | "note", ..] => {
                 self.asked.push((number, line.to_owned()));
             }
-            _ => panic!("line {number}: what does `{line}` mean?"),
+            _ => self.beyond_a_world_file(number, &words),
+        }
+    }
+
+    /// What a world file cannot say of those in it.
+    fn beyond_a_world_file(&mut self, number: usize, words: &[&str]) {
+        match *words {
+            ["gossip", name] => {
+                let network = self.draft.networks.iter_mut().find(|it| it.name == name);
+                network.expect("such a network").names = Completeness::Gossip;
+            }
+            ["compose", name] => {
+                let service = self.draft.services.iter_mut().find(|it| it.name == name);
+                service.expect("such a service").kind = ServiceKind::Compose;
+            }
+            ["adrift", name, network] => {
+                let task = self.draft.tasks.iter_mut().find(|it| it.name == name);
+                let task = task.expect("such a task");
+                task.networks.get_mut(&network.into()).expect("its place").addresses.clear();
+            }
+            ["default_bridge", name] => {
+                let network = self.draft.networks.iter_mut().find(|it| it.name == name);
+                "bridge".clone_into(&mut network.expect("such a network").driver);
+            }
+            ["origin", name, origin] => {
+                let sandbox = self.draft.sandboxes.iter_mut().find(|it| it.name == name);
+                sandbox.expect("such a sandbox").upstreams_from = match origin {
+                    "container" => Origin::Sandbox,
+                    "engine" => Origin::Engine,
+                    other => panic!("line {number}: {other}"),
+                };
+            }
+            _ => panic!("line {number}: what does `{}` mean?", words.join(" ")),
         }
     }
 

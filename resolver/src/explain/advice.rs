@@ -2,13 +2,13 @@
 //!
 //! Always true here: what is said to exist does, and what is told to do would help.
 
-use registry::model::{Dial, Network};
+use registry::model::{Dial, Origin};
 
+use super::elsewhere::{elsewhere, foreign_address, is_decided, knows, on_only};
 use super::similar::similar;
-use super::words::{because, quoted};
-use super::{Explanation, Form, LISTED, Question, Route, holder, listed};
-use crate::answer::{Ground, Reverse, Verdict, candidates, reverse};
-use crate::name;
+use super::words::because;
+use super::{Explanation, Form, LISTED, Question, Route, holder, route};
+use crate::answer::{Ground, Verdict, candidates};
 use crate::plan::{Outside, View, Zone};
 use crate::upstream::Protocol;
 
@@ -30,8 +30,8 @@ pub(super) fn advice(
         return advice;
     }
     advice.extend(empty_link(question, ground));
-    advice.extend(elsewhere(question));
-    advice.extend(foreign_address(question));
+    advice.extend(elsewhere(question, ground));
+    advice.extend(foreign_address(question, ground));
     let nowhere = advice.is_empty();
     if ground == Ground::Gossip {
         // Likely right: an alias. A proposal comes after who knows.
@@ -40,7 +40,8 @@ pub(super) fn advice(
             .extend(meant(question).filter(|_| nowhere).map(|it| format!("if it does not: {it}")));
         return advice;
     }
-    if nowhere && ground != Ground::Above {
+    let is_somebody = is_decided(ground) || told.route.as_ref().is_some_and(Route::has_records);
+    if nowhere && !is_somebody && ground != Ground::Above {
         advice.extend(meant(question));
     }
     let says_more = if ground == Ground::Short {
@@ -55,10 +56,6 @@ pub(super) fn advice(
     advice
 }
 
-fn is_mine(view: &View, network: &Network) -> bool {
-    view.zones.iter().any(|it| it.network == network.id)
-}
-
 /// Who has the name on the sandbox's networks and cannot answer for it.
 fn idle(question: &Question<'_>) -> Vec<String> {
     let Question { snapshot, view, whom, form, .. } = question;
@@ -69,7 +66,7 @@ fn idle(question: &Question<'_>) -> Vec<String> {
     for (name, wanted) in candidates(whom) {
         for zone in view.zones.iter().filter(|it| wanted.is_none_or(|key| it.key == key)) {
             if let Some(network) = snapshot.network(&zone.network) {
-                found.extend(holder::idle(snapshot, network, name));
+                found.extend(holder::idle(snapshot, network, zone, name));
             }
         }
     }
@@ -88,64 +85,15 @@ fn empty_link(question: &Question<'_>, ground: Ground) -> Option<String> {
     let entry = view.links.get(*key).filter(|_| ground == Ground::Known)?;
     entry.addresses.is_empty().then(|| {
         format!(
-            "whoever `{key}` links to does not run, or is on no network with `{}`: start it, or \
-             put both on one network",
-            view.name
+            "whoever `{key}` links to does not run, or is not on the network of the link: start it, \
+             or put it on that network"
         )
     })
 }
 
-/// Networks that this sandbox is not on and where the name is somebody's.
-fn elsewhere(question: &Question<'_>) -> Option<String> {
-    let Question { snapshot, plan, view, whom, form, .. } = question;
-    if *form == Form::Reverse {
-        return None;
-    }
-    let knows = |zone: &Zone, name: &str| match form {
-        Form::Service => zone.services.contains_key(name),
-        Form::Host | Form::Reverse => zone.names.contains_key(name),
-    };
-    let (name, networks) = candidates(whom).find_map(|(name, wanted)| {
-        let networks: Vec<String> = snapshot
-            .networks()
-            .filter(|it| !it.ingress && !is_mine(view, it))
-            .filter(|it| wanted.is_none_or(|key| name::key(&it.name) == key))
-            .filter(|it| plan.zones.get(&it.id).is_some_and(|it| knows(it, name)))
-            .map(|it| quoted(&it.name))
-            .collect();
-        (!networks.is_empty()).then_some((name, networks))
-    })?;
-    let what = if networks.len() == 1 { "the network" } else { "one of these networks" };
-    let of_them = if networks.len() == 1 { "one of them" } else { "it" };
-    Some(format!(
-        "`{name}` exists on {}; {}: add {what} to {of_them}",
-        listed(networks, ", "),
-        whereabouts(view)
-    ))
-}
-
-/// An address of a network that this sandbox is not on.
-fn foreign_address(question: &Question<'_>) -> Option<String> {
-    let Question { snapshot, plan, view, key, .. } = question;
-    let Some(Reverse::Address(address)) = reverse(key) else { return None };
-    let network = snapshot.networks().find(|it| {
-        !it.ingress && !is_mine(view, it) && it.subnets.iter().any(|net| net.contains(&address))
-    })?;
-    let owner = plan.zones.get(&network.id).and_then(|it| it.reverse.get(&address));
-    let owner = owner.map_or_else(String::new, |it| {
-        format!(", where it is {}", it.name.to_string().trim_end_matches('.'))
-    });
-    Some(format!(
-        "{address} is of `{}`{owner}; {}: add the network to it, or ask \
-         from a container on it",
-        network.name,
-        whereabouts(view)
-    ))
-}
-
 /// What the name was probably meant to be: here first, else on another network.
 fn meant(question: &Question<'_>) -> Option<String> {
-    let Question { plan, view, whom, form, .. } = question;
+    let Question { snapshot, plan, view, whom, form, .. } = question;
     if *form == Form::Reverse || whom.is_empty() {
         return None;
     }
@@ -153,14 +101,17 @@ fn meant(question: &Question<'_>) -> Option<String> {
         let behind = question.key.strip_suffix(whom).unwrap_or_default();
         return Some(format!("did you mean `{behind}{found}`?"));
     }
-    let others =
-        plan.zones.values().filter(|it| view.zones.iter().all(|my| my.network != it.network));
+    let answers = |it: &Zone| {
+        snapshot.network(&it.network).is_some_and(|network| !network.is_default_bridge())
+    };
+    let is_mine = |it: &Zone| view.zones.iter().any(|my| my.network == it.network);
+    let others = plan.zones.values().filter(|it| !is_mine(it) && answers(it));
     others.take(LISTED * LISTED).find_map(|zone| {
         let found = similar(whom, names(zone, *form))?;
         Some(format!(
             "did you mean `{found}`? It exists on `{}`; {}: add the network to one of them",
             zone.name,
-            whereabouts(view)
+            on_only(view)
         ))
     })
 }
@@ -187,9 +138,7 @@ fn meant_here(view: &View, whom: &str, form: Form) -> Option<String> {
                 if let Some(found) = similar(name, names(zone, form)) {
                     return Some(format!("{found}.{}", zone.key));
                 }
-            } else if names(zone, form).any(|it| it == name)
-                && similar(network, [zone.key.as_str()]).is_some()
-            {
+            } else if knows(zone, name, form) && similar(network, [zone.key.as_str()]).is_some() {
                 return Some(format!("{name}.{}", zone.key));
             }
         }
@@ -209,7 +158,7 @@ fn way_out(question: &Question<'_>, told: &Explanation) -> Option<String> {
         )),
         Outside::Internal => Some(format!(
             "{}, and internal networks have no way out: add a network that is not internal",
-            whereabouts(view)
+            on_only(view)
         )),
         Outside::Servers(_) if told.route.as_ref().is_some_and(Route::is_dead) => {
             let route = told.route.as_ref()?;
@@ -227,19 +176,31 @@ fn way_out(question: &Question<'_>, told: &Explanation) -> Option<String> {
             ))
         }
         Outside::Servers(_) if !told.route.as_ref().is_some_and(asks_nobody) => None,
-        Outside::NoServers | Outside::Servers(_) => Some(format!(
-            "no name server is known for `{}`: name one where it is made (`--dns`; `upstreams` in \
-             a world file), in the host's resolv.conf, or as `dns.upstreams`",
-            view.name
-        )),
+        Outside::NoServers | Outside::Servers(_) => Some(no_servers(question)),
     }
 }
 
-/// Where the sandbox is, as a sentence.
-fn whereabouts(view: &View) -> String {
-    let networks = listed(view.zones.iter().map(|it| quoted(&it.name)), ", ");
-    match networks.as_str() {
-        "" => format!("`{}` is on no network", view.name),
-        some => format!("`{}` is on {some} only", view.name),
+/// That there is nobody to ask, and where somebody could be named: whoever made the container comes
+/// before the engine's configuration, and that before all others.
+fn no_servers(question: &Question<'_>) -> String {
+    let name = &question.view.name;
+    let made = "where it is made (`--dns`; `upstreams` in a world file)";
+    match route::origin(question) {
+        Some(Origin::Sandbox) => {
+            format!("no name server is known for `{name}` that can be asked: name another {made}")
+        }
+        Some(Origin::Engine) => format!(
+            "no name server is known for `{name}` that can be asked: name another where it is made \
+             (`--dns`), or in the engine's configuration (`dns` in daemon.json)"
+        ),
+        // They come instead of those of the host's resolv.conf.
+        Some(Origin::Host) | None if !question.config.servers.is_empty() => format!(
+            "no name server is known for `{name}` that can be asked: name one {made}, or another \
+             as `dns.upstreams`"
+        ),
+        Some(Origin::Host) | None => format!(
+            "no name server is known for `{name}`: name one {made}, in the host's resolv.conf, or \
+             as `dns.upstreams`"
+        ),
     }
 }

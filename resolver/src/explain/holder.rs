@@ -1,6 +1,7 @@
 //! Who holds a name or an address on one network, and who would if he served.
 //!
-//! Always true here: the names are those that compiling the network gives ([`mod@crate::compile`]).
+//! Always true here: the names are those that compiling the network gives ([`mod@crate::compile`]),
+//! and who is named first is who comes first there.
 
 use std::net::IpAddr;
 
@@ -9,7 +10,7 @@ use registry::model::{Mode, Network, Service, ServiceKind, ServingState, Task};
 
 use super::listed;
 use crate::compile::{has_names, service_names};
-use crate::name;
+use crate::name::{self, Name};
 use crate::plan::Zone;
 
 /// Who answers for `key` on `network`.
@@ -26,8 +27,15 @@ pub(super) fn holders(snapshot: &Snapshot, network: &Network, key: &str) -> Vec<
     if !services.is_empty() {
         found.push(listed(services, " and "));
     }
-    let named = tasks_named(snapshot, network, key).filter(|it| has_names(snapshot, it));
-    let containers: Vec<String> = named.map(|it| format!("container {}", it.name)).collect();
+    let containers: Vec<String> = tasks_named(snapshot, network, key)
+        .filter_map(|it| {
+            let answered = has_names(snapshot, it);
+            // Its own name is known all the same, unless it is gone.
+            let known = it.state != ServingState::Stopped && name::key(&it.name) == key;
+            let why = if answered { "" } else { ", which does not serve" };
+            (answered || known).then(|| format!("container {}{why}", it.name))
+        })
+        .collect();
     if !containers.is_empty() {
         found.push(listed(containers, " and "));
     }
@@ -58,14 +66,36 @@ pub(super) fn owners(
         let there = it.networks.get(&network.id);
         it.state != ServingState::Stopped && there.is_some_and(|it| it.addresses.contains(&address))
     };
+    let mut services = snapshot.services_on(&network.id);
+    let service = services.find(|it| vip(snapshot, network, zone, it) == Some(address));
+    let mut found: Vec<String> =
+        service.into_iter().map(|it| format!("the VIP of service {}", it.name)).collect();
     let tasks = snapshot.tasks_on(&network.id).filter(is_there);
-    let found: Vec<String> = tasks.map(|it| format!("container {}", it.name)).collect();
-    if !found.is_empty() {
-        return vec![listed(found, " and ")];
+    let tasks: Vec<String> = tasks.map(|it| format!("container {}", it.name)).collect();
+    if !tasks.is_empty() {
+        found.push(listed(tasks, " and "));
     }
-    let name = zone.reverse.get(&address).map(|it| it.name.to_string());
-    let service = name.as_deref().unwrap_or_default().split('.').next().unwrap_or_default();
-    vec![format!("the VIP of service {service}")]
+    found
+}
+
+/// The VIP of `service` on `network`: what its source fixed, or of its name's addresses the one
+/// that is called as it is, and is not of a container of the same name.
+fn vip(snapshot: &Snapshot, network: &Network, zone: &Zone, service: &Service) -> Option<IpAddr> {
+    let attachment = service.networks.get(&network.id).filter(|_| service.mode == Mode::Vip)?;
+    if attachment.vip.is_some() {
+        return attachment.vip;
+    }
+    let key = name::key(&service.name);
+    let full = Name::from_text(&format!("{}.{}", service.name, network.name)).ok()?;
+    let of_namesake = |address: &IpAddr| {
+        snapshot
+            .tasks_on(&network.id)
+            .filter(|it| name::key(&it.name) == key)
+            .any(|it| it.networks.get(&network.id).is_some_and(|it| it.addresses.contains(address)))
+    };
+    let called = |it: &IpAddr| zone.reverse.get(it).is_some_and(|it| it.name == full);
+    let addresses = &zone.names.get(&key)?.addresses;
+    addresses.iter().copied().find(|it| called(it) && !of_namesake(it))
 }
 
 fn serving(snapshot: &Snapshot, service: &Service) -> String {
@@ -103,7 +133,7 @@ fn tasks_named<'a>(
 }
 
 /// The name is known here, and nobody can answer for it: who could, and why not.
-pub(super) fn idle(snapshot: &Snapshot, network: &Network, key: &str) -> Vec<String> {
+pub(super) fn idle(snapshot: &Snapshot, network: &Network, zone: &Zone, key: &str) -> Vec<String> {
     let mut found = Vec::new();
     for service in services(snapshot, network, key) {
         let on_it =
@@ -113,26 +143,30 @@ pub(super) fn idle(snapshot: &Snapshot, network: &Network, key: &str) -> Vec<Str
         }
         let why = |it: &Task| {
             if it.serves() {
-                format!("{} serves, and has no address on `{}`", it.name, network.name)
+                format!("{} serves, and has no address there", it.name)
             } else {
                 state(it)
             }
         };
+        let serves = snapshot.tasks_of(&service.id).any(Task::serves);
+        let place = if serves { format!(" on `{}`", network.name) } else { String::new() };
         let tasks = listed(snapshot.tasks_of(&service.id).map(why), ", ");
         let tasks = if tasks.is_empty() { "it has no task".to_owned() } else { tasks };
-        let own = !key.starts_with("tasks.") && service.mode == Mode::Vip;
-        let vip = if own { "; nobody answers on its VIP" } else { "" };
-        found.push(format!("service {} has no serving task: {tasks}{vip}", service.name));
+        let vip = vip(snapshot, network, zone, service).filter(|_| !key.starts_with("tasks."));
+        let vip = if vip.is_some() { "; nobody answers on its VIP" } else { "" };
+        found.push(format!("service {} has no serving task{place}: {tasks}{vip}", service.name));
     }
     let resting = tasks_named(snapshot, network, key).filter(|it| !has_names(snapshot, it));
     let until = |it: &Task| {
         let kind = it.service.as_ref().and_then(|id| snapshot.service(id)).map(|it| it.kind);
         match kind {
-            Some(ServiceKind::Swarm | ServiceKind::World) => "has its names while it serves",
-            Some(ServiceKind::Compose) | None => "has its names while it runs",
+            Some(ServiceKind::Swarm | ServiceKind::World) => {
+                "its names are answered while it serves"
+            }
+            Some(ServiceKind::Compose) | None => "it has its names while it runs",
         }
     };
-    found.extend(resting.take(super::LISTED).map(|it| format!("{}; it {}", state(it), until(it))));
+    found.extend(resting.take(super::LISTED).map(|it| format!("{}; {}", state(it), until(it))));
     found
 }
 

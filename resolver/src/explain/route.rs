@@ -6,9 +6,7 @@ use registry::model::{Dial, Origin};
 
 use super::{Question, listed};
 use crate::plan::Outside;
-use crate::upstream::{
-    KeptAnswer, KeptAs, Outlook, Server, ServerOutlook, Standing, UpstreamConfig, choice,
-};
+use crate::upstream::{KeptAnswer, KeptAs, Outlook, Server, ServerOutlook, Standing, choice};
 use crate::wire::{Kind, Query};
 
 /// The servers that a question goes to.
@@ -30,12 +28,8 @@ pub struct Route {
 }
 
 /// Whom the question goes to, which is `query`.
-pub(super) fn route(
-    question: &Question<'_>,
-    config: &UpstreamConfig,
-    query: &Query,
-    outlook: Outlook,
-) -> Route {
+pub(super) fn route(question: &Question<'_>, query: &Query, outlook: Outlook) -> Route {
+    let config = question.config;
     let suffixes: Vec<_> =
         config.suffixes.iter().map(|(key, it)| (key.clone(), it.clone())).collect();
     let given = match &question.view.outside {
@@ -61,7 +55,8 @@ pub(super) fn route(
     }
 }
 
-fn origin(question: &Question<'_>) -> Option<Origin> {
+/// Who named the servers of the sandbox.
+pub(super) fn origin(question: &Question<'_>) -> Option<Origin> {
     question.snapshot.sandbox(&question.view.sandbox).map(|it| it.upstreams_from)
 }
 
@@ -71,11 +66,15 @@ impl Route {
         let fresh = || self.outlook.kept.iter().filter(|it| !it.stale);
         let none = |it: &&KeptAnswer| matches!(it.says, KeptAs::NoData | KeptAs::Blocked);
         let says = |says| fresh().any(|it| it.says == says);
-        let records = self.outlook.kept.iter().any(|it| matches!(it.says, KeptAs::Records(_)));
         self.servers.is_empty()
             || says(KeptAs::NoName)
-            || says(KeptAs::Failure) && !records
+            || says(KeptAs::Failure) && !self.has_records()
             || fresh().filter(none).count() == types
+    }
+
+    /// Whether such records are kept.
+    pub(super) fn has_records(&self) -> bool {
+        self.outlook.kept.iter().any(|it| matches!(it.says, KeptAs::Records(_)))
     }
 
     /// Whether none of its servers answers, as far as is known.

@@ -17,6 +17,9 @@ const ROWS: usize = 128;
 /// Rows of a shard, in the middle, from which on the table is made anew.
 const MOST_ROWS: usize = 4 * ROWS;
 
+/// Octets of a message (RFC 1035 section 4.2.2).
+const LONGEST_ANSWER: usize = 0xffff;
+
 /// What a row is made of.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
@@ -159,7 +162,6 @@ impl Maker {
         }
     }
 
-    /// `None`: it has more records than any answer.
     fn entry(&mut self, hash: u32, key: &[u8], entry: &Entry) -> Option<()> {
         let (ttl, addresses) = (entry.ttl, entry.addresses.iter());
         let v4 = addresses.clone().filter_map(|it| match it {
@@ -191,7 +193,8 @@ impl Maker {
         self.row(row.hash, from.key(row), row.ttl, sets)
     }
 
-    /// Writes a record for each of `data`; all are of one length.
+    /// Writes a record for each of `data`, all of one length, until there are more of them than fit
+    /// any answer: then the row is there, and whoever asks is left to the general path.
     fn set(
         &mut self,
         kind: Kind,
@@ -201,6 +204,9 @@ impl Maker {
         let at = self.octets.len();
         let mut count = 0_u16;
         for octets in data {
+            if self.octets.len() - at > LONGEST_ANSWER {
+                break;
+            }
             let octets = octets.as_ref();
             for field in [POINTER_TO_QUESTION, kind.0, Class::IN.0] {
                 self.octets.extend_from_slice(&field.to_be_bytes());
@@ -238,5 +244,48 @@ impl Maker {
             }
         }
         Shard { index: index.into(), rows: rows.into(), octets: octets.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use registry::Snapshot;
+
+    use crate::fast::{Plain, Quick, Seat};
+    use crate::plan::{Config, VipTable};
+    use crate::upstream::UpstreamConfig;
+    use crate::wire::Rcode;
+
+    #[test]
+    fn a_name_with_more_addresses_than_records_are_counted_is_left_to_the_general_path() {
+        let world = "[[network]]\nname = \"n\"\n[[task]]\nname = \"many\"\naddresses = { n = \"10.0.0.1\" }\n\
+                     [[sandbox]]\nname = \"asking\"\nnetns = \"/run/netns/a\"\nnetworks = [\"n\"]\n";
+        let mut draft = registry::source::world::parse(world, "test").unwrap();
+        let endpoint = draft.tasks[0].networks.get_mut(&"n".into()).unwrap();
+        let addresses = (0..70_000).map(|it| Ipv4Addr::from_bits(0x0a00_0000 + it).into());
+        endpoint.addresses = addresses.collect();
+        let config = Config {
+            ttl: Duration::from_secs(5),
+            vip_ttl: Duration::from_secs(5),
+            forward_single_label: false,
+            host_listen: None,
+            upstream: UpstreamConfig::default(),
+        };
+        let (plan, _) = crate::compile(&Snapshot::build(draft, 1), &VipTable::new(), &config);
+        let seat = Seat::new(Arc::clone(plan.views.values().next().unwrap()));
+        let quick = |question: &[u8]| {
+            let octets = [&[0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], question].concat();
+            match seat.quick(&Plain::read(&octets).unwrap(), 1, &mut [0; 1232]) {
+                Quick::Reply { code, .. } => Ok(code),
+                other @ (Quick::Foreign | Quick::General) => Err(other),
+            }
+        };
+        assert_eq!(quick(b"\x04many\0\0\x01\0\x01"), Err(Quick::General), "A");
+        assert_eq!(quick(b"\x04many\0\0\x1c\0\x01"), Ok(Rcode::NOERROR), "AAAA");
+        assert_eq!(quick(b"\x04none\0\0\x01\0\x01"), Ok(Rcode::NXDOMAIN));
     }
 }

@@ -16,7 +16,7 @@ use crate::id::{NetworkId, NodeId, SandboxId, ServiceId, TaskId};
 pub type Labels = BTreeMap<String, String>;
 
 /// A network that endpoints attach to.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Network {
     /// The engine's id.
     pub id: NetworkId,
@@ -60,7 +60,7 @@ pub enum Completeness {
 }
 
 /// From where the addresses of a network can be reached by this process.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub enum Reach {
     /// From the host's own namespace (bridges).
     Host,
@@ -71,7 +71,7 @@ pub enum Reach {
 }
 
 /// Something that clients call by one name.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Service {
     /// See [`ServiceId`].
     pub id: ServiceId,
@@ -95,7 +95,7 @@ pub struct Service {
 }
 
 /// A service on one network.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd)]
 pub struct ServiceAttachment {
     /// The VIP that the source fixed; `None`: in mode vip, portolan allocates one.
     pub vip: Option<IpAddr>,
@@ -157,7 +157,7 @@ pub enum PublishMode {
 }
 
 /// One running copy of a service, or a container that belongs to none.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Task {
     /// See [`TaskId`].
     pub id: TaskId,
@@ -178,7 +178,7 @@ pub struct Task {
 }
 
 /// A task's place on one network.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Endpoint {
     /// Its addresses there, at most one of each family in practice.
     pub addresses: Vec<IpAddr>,
@@ -201,7 +201,7 @@ pub enum ServingState {
 }
 
 /// A place on this node where names are asked and connections start: one network namespace.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Sandbox {
     /// See [`SandboxId`].
     pub id: SandboxId,
@@ -235,7 +235,7 @@ pub struct Sandbox {
 }
 
 /// A sandbox on one network.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Attachment {
     /// Which network.
     pub network: NetworkId,
@@ -273,7 +273,7 @@ pub enum Dial {
 }
 
 /// A machine of the Swarm.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Node {
     /// Its id.
     pub id: NodeId,

@@ -19,7 +19,7 @@ use crate::note::Notes;
 /// All that a source found, in any order, not yet checked against itself.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Draft {
-    /// Networks; a second one of the same id is ignored. The same holds below.
+    /// Networks; of several of one id the least counts, wherever it stands. The same holds below.
     pub networks: Vec<Network>,
     /// Services.
     pub services: Vec<Service>,
@@ -66,21 +66,23 @@ impl Snapshot {
         let Draft { networks, services, tasks, sandboxes, nodes, this_node, notes } = draft;
         let generation = self.generation.saturating_add(1);
         let mut built = Self { generation, this_node, notes, ..Self::default() };
-        for network in sorted(networks, |it| &it.id) {
+        for network in sorted(networks) {
             let id = network.id.clone();
             built.networks.entry(id).or_insert_with_key(|id| shared(&self.networks, id, network));
         }
-        for service in sorted(services, |it| &it.id) {
+        for service in sorted(services) {
             built.insert_service(service, self);
         }
-        for task in sorted(tasks, |it| &it.id) {
+        for task in sorted(tasks) {
             built.insert_task(task, self);
         }
-        for sandbox in sorted(sandboxes, |it| &it.id) {
+        for sandbox in sorted(sandboxes) {
             built.insert_sandbox(sandbox, self);
         }
-        let node = |it: Node| (it.id.clone(), shared(&self.nodes, &it.id.clone(), it));
-        built.nodes = nodes.into_iter().map(node).collect();
+        for node in sorted(nodes) {
+            let id = node.id.clone();
+            built.nodes.entry(id).or_insert_with_key(|id| shared(&self.nodes, id, node));
+        }
         built
     }
 
@@ -231,13 +233,16 @@ impl Snapshot {
     }
 
     fn insert_sandbox(&mut self, mut sandbox: Sandbox, last: &Self) {
+        if self.sandboxes.contains_key(&sandbox.id) {
+            return;
+        }
         let (networks, notes) = (&self.networks, &mut self.notes);
         sandbox.networks.retain(|it| known(networks, &it.network, "sandbox", &sandbox.name, notes));
         let name = &sandbox.name;
         sandbox.nameless.retain(|id| known(networks, id, "sandbox", name, notes));
         sandbox.tasks.retain(|id| self.tasks.contains_key(id));
         let sandbox = shared(&last.sandboxes, &sandbox.id.clone(), sandbox);
-        self.sandboxes.entry(sandbox.id.clone()).or_insert(sandbox);
+        self.sandboxes.insert(sandbox.id.clone(), sandbox);
     }
 }
 
@@ -252,8 +257,9 @@ fn shared<K: Ord, V: Eq>(last: &BTreeMap<K, Arc<V>>, id: &K, now: V) -> Arc<V> {
     }
 }
 
-fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> &K) -> Vec<T> {
-    items.sort_by(|one, other| key(one).cmp(key(other)));
+/// By id, which is the first of what is compared, and then by all else.
+fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
+    items.sort_unstable();
     items
 }
 
@@ -308,6 +314,26 @@ mod tests {
         let snapshot = Snapshot::build(Draft { services, ..two_networks() }, 1);
         let on = |network: &str| snapshot.services_on(&network.into()).count();
         assert_eq!((on("a"), on("b")), (1, 0));
+    }
+
+    #[test]
+    fn which_of_two_with_one_id_counts_does_not_depend_on_their_order() {
+        let node = |name: &str| Node {
+            id: "n".into(),
+            name: name.to_owned(),
+            address: None,
+            state: "ready".to_owned(),
+            ingress: None,
+        };
+        let draft = Draft {
+            services: vec![service("web", &["b"]), service("web", &["a"])],
+            nodes: vec![node("two"), node("one")],
+            ..two_networks()
+        };
+        let mut turned = draft.clone();
+        turned.services.reverse();
+        turned.nodes.reverse();
+        assert_eq!(Snapshot::build(draft, 1), Snapshot::build(turned, 1));
     }
 
     #[test]

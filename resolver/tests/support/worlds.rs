@@ -1,6 +1,4 @@
-//! Worlds nobody thought of, small and crowded: few names and addresses, so that they meet.
-//!
-//! Always true here: ids are unique in a world, as sources promise.
+//! Worlds nobody thought of, small and crowded: few names, addresses and ids, so that they meet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -155,18 +153,17 @@ pub(crate) fn sandbox() -> impl Strategy<Value = Sandbox> {
     )
 }
 
-/// Ids are unique, as sources promise: which of two equal ids is meant depends on the order.
+/// A world; ids meet in it, too.
 pub(crate) fn draft() -> impl Strategy<Value = Draft> {
-    (vec(network(), 0..5), vec(service(), 0..4), vec(task(), 0..12), vec(sandbox(), 0..4)).prop_map(
-        |(mut networks, mut services, mut tasks, mut sandboxes)| {
-            let mut seen = BTreeSet::new();
-            networks.retain(|it| seen.insert(it.id.to_string()));
-            services.retain(|it| seen.insert(it.id.to_string()));
-            tasks.retain(|it| seen.insert(it.id.to_string()));
-            sandboxes.retain(|it| seen.insert(it.id.to_string()));
-            Draft { networks, services, tasks, sandboxes, ..Draft::default() }
-        },
-    )
+    let parts =
+        (vec(network(), 0..5), vec(service(), 0..4), vec(task(), 0..12), vec(sandbox(), 0..4));
+    parts.prop_map(|(networks, services, tasks, sandboxes)| Draft {
+        networks,
+        services,
+        tasks,
+        sandboxes,
+        ..Draft::default()
+    })
 }
 
 /// What the VIP manager allocated.

@@ -112,6 +112,19 @@ fn check(name: &str) {
 }
 
 #[test]
+fn the_network_that_an_engine_marks_as_its_default_bridge_is_told_by_its_name() {
+    for name in ["20.10-worker", "26.1-manager", "28.5-alone"] {
+        let view = recorded(name);
+        let marked = view.networks.values().filter(|it| it.is_default_bridge).map(|it| &it.id);
+        let draft = draft(&view);
+        let named = draft.networks.iter().filter(|it| it.is_default_bridge()).map(|it| &it.id);
+        let (marked, named): (Vec<_>, Vec<_>) = (marked.collect(), named.collect());
+        assert_eq!(marked.len(), 1, "{name}");
+        assert_eq!(named, marked, "{name}");
+    }
+}
+
+#[test]
 fn a_manager_of_engine_20_10_knows_the_whole_swarm() {
     check("20.10-manager");
 }

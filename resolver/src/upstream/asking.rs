@@ -36,6 +36,13 @@ pub(super) struct Asking {
     lingering: Mutex<JoinSet<()>>,
 }
 
+/// A reply, and whether it belongs to its question.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) reply: Reply,
+    pub(super) chain: Chain,
+}
+
 /// What is remembered of servers; bounded by how many one list and the configuration have.
 #[derive(Debug, Default)]
 struct Healths(Mutex<BTreeMap<Server, Health>>);
@@ -58,7 +65,7 @@ impl Asking {
     }
 
     /// The first good reply; else the first at all.
-    pub(super) async fn race(&self, servers: &[Server], query: &Query) -> Option<Reply> {
+    pub(super) async fn race(&self, servers: &[Server], query: &Query) -> Option<Heard> {
         let how = |it: &Server| self.healths.of(it, |it| (it.rank(), it.patience()));
         let ranks: Vec<_> = servers.iter().map(how).collect();
         self.probe(servers, query);
@@ -79,12 +86,12 @@ impl Asking {
             }
             tokio::select! {
                 Some(done) = asked.join_next(), if !asked.is_empty() => {
-                    let Ok((at, reply)) = done else { race.failed(Instant::now()); continue };
+                    let Ok((at, heard)) = done else { race.failed(Instant::now()); continue };
                     waiting.remove(&at);
-                    match reply {
-                        Some(reply) if is_final(reply.code) => {
+                    match heard {
+                        Some(heard) if is_final(heard.reply.code) => {
                             self.overtaken(servers, &waiting, query);
-                            return Some(reply);
+                            return Some(heard);
                         }
                         other => {
                             second_best = second_best.or(other);
@@ -134,7 +141,7 @@ impl Asking {
         &self,
         server: &Server,
         query: &Query,
-    ) -> impl Future<Output = Option<Reply>> + Send + 'static {
+    ) -> impl Future<Output = Option<Heard>> + Send + 'static {
         let dialer = Dialer::new(server.dial, &self.door, &self.place);
         let way = Way::to(server, dialer, &self.policy.lines);
         let (healths, server) = (Arc::clone(&self.healths), server.clone());
@@ -143,9 +150,9 @@ impl Asking {
         async move {
             let begun = Instant::now();
             match timeout(BUDGET, ask(&healths, &way, &server, &query)).await {
-                Ok(Ok((reply, rtt))) => {
+                Ok(Ok((Heard { reply, chain }, rtt))) => {
                     healths.of(&server, |it| it.answered(rtt, Instant::now()));
-                    Some(reply.vouched(server.trusts_ad))
+                    Some(Heard { reply: reply.vouched(server.trusts_ad), chain })
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%server, %error, "upstream server not asked");
@@ -176,7 +183,7 @@ async fn ask(
     way: &Way,
     server: &Server,
     query: &Query,
-) -> Result<(Reply, Option<Duration>), AskError> {
+) -> Result<(Heard, Option<Duration>), AskError> {
     let reads_edns = healths.of(server, |it| it.edns(Instant::now()));
     let mut edns = way.edns(query.edns).filter(|_| reads_edns);
     let (mut reply, mut rtt) = way.ask(query, edns).await?;
@@ -191,10 +198,12 @@ async fn ask(
     if reply.truncated {
         reply = way.whole(reply, query, edns).await?;
     }
-    if reply.chain(query) == Chain::Malformed {
-        return Err(AskError::Mismatch);
+    match reply.chain(query) {
+        Chain::Malformed => Err(AskError::Mismatch),
+        chain @ (Chain::Sound(_) | Chain::Stray | Chain::Endless | Chain::Cut) => {
+            Ok((Heard { reply, chain }, rtt))
+        }
     }
-    Ok((reply, rtt))
 }
 
 impl Healths {

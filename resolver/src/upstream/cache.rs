@@ -5,7 +5,8 @@
 //!   as the allocator counts;
 //! - *asked for*: nothing is kept under another name than the question's, and nothing that holds
 //!   records that were not asked for;
-//! - *an answer beats a failure*: that servers fail never drives out what they said before;
+//! - *an answer beats a failure*: that servers fail never drives out what they said, about this or
+//!   about anything else;
 //! - *no allocation and one look-up* for who asks what is kept.
 //!
 //! Pure: the clock is an argument. One [`Cache`] is of one set of servers, dialled from one place.
@@ -24,16 +25,15 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::admission::Admission;
+pub(crate) use self::admission::Admission;
 pub(crate) use self::budget::Budget;
-use self::entry::Traits;
 pub(crate) use self::entry::{BLOCKED_ANSWER, Entry, Folded, Key};
 use self::index::Index;
 use self::sieve::Sieve;
 use super::outlook::KeptAnswer;
 use crate::wire::reply::Reply;
 use crate::wire::reply::asked::Asked;
-use crate::wire::{Query, Transport};
+use crate::wire::{Query, Rcode, Transport};
 
 /// Kept replies.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Cache {
     index: Index,
     entries: Sieve<Entry>,
     charged: usize,
+    /// Counts how often everything was forgotten.
+    generation: u64,
 }
 
 /// What is kept for a question.
@@ -98,6 +100,7 @@ impl Cache {
             index: Index::default(),
             entries: Sieve::default(),
             charged: 0,
+            generation: 0,
         }
     }
 
@@ -129,46 +132,57 @@ impl Cache {
 
     /// Keeps what may be kept of `reply`, which matched `query`.
     pub(crate) fn insert(&mut self, query: &Query, reply: &Reply, now: Instant) {
-        self.insert_with(query, reply, false, now);
+        self.admit(query, Admission::of(query, reply, &reply.chain(query), false), now);
     }
 
     /// Keeps that the filter against rebinding holds `reply` back, for as long as it says itself.
     pub(crate) fn insert_blocked(&mut self, query: &Query, reply: &Reply, now: Instant) {
-        self.insert_with(query, reply, true, now);
+        self.admit(query, Admission::of(query, reply, &reply.chain(query), true), now);
     }
 
     /// Notes that no server has answered `query` (RFC 9520 section 2.2).
     pub(crate) fn fail(&mut self, query: &Query, now: Instant) {
-        if self.not_renewed(query, now) {
-            return;
-        }
+        self.admit(query, Admission::Failure(Rcode::SERVFAIL), now);
+    }
+
+    /// Does what was decided about the end of `query`.
+    pub(crate) fn admit(&mut self, query: &Query, admission: Admission, now: Instant) {
         let asked = Asked::of(query, Transport::Tcp);
         let folded = Folded::new(asked.name);
         let key = folded.key(&asked);
         let hash = self.hash_of(&key);
-        self.replace(&key, hash, Entry::failure(&key, hash, now));
+        let place = self.place(&key, hash);
+        match admission {
+            Admission::Ignore => {
+                if let Some(entry) = place.and_then(|it| self.entries.get_mut(it)) {
+                    entry.renewal_ended();
+                }
+            }
+            Admission::Failure(code) => match place.and_then(|it| self.entries.get_mut(it)) {
+                Some(entry) if !entry.is_over(now) && !entry.is_failure() => {
+                    entry.recheck_failed(now);
+                }
+                _ => self.replace(place, Entry::failure(&key, hash, code, now)),
+            },
+            Admission::Forget => {
+                if let Some(place) = place {
+                    self.remove(place);
+                }
+            }
+            Admission::Keep(kept) => self.replace(place, Entry::new(&key, hash, kept, now)),
+        }
     }
 
-    /// Notes that asking `query` anew brought no answer; false: there is none from before either.
-    pub(crate) fn not_renewed(&mut self, query: &Query, now: Instant) -> bool {
-        let asked = Asked::of(query, Transport::Tcp);
-        let folded = Folded::new(asked.name);
-        let key = folded.key(&asked);
-        if let Some(place) = self.place(&key, self.hash_of(&key))
-            && let Some(entry) = self.entries.get_mut(place)
-            && !entry.is_over(now)
-            && !entry.is_failure()
-        {
-            entry.recheck_failed(now);
-            return true;
-        }
-        false
+    /// Changes when everything is forgotten: what was asked before is not to be kept then.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Forgets everything: what is given back holds it, until dropped where nobody waits for it.
     #[must_use]
     pub(crate) fn take(&mut self) -> Self {
-        let empty = Self::new(Arc::clone(&self.budget));
+        let mut empty = Self::new(Arc::clone(&self.budget));
+        empty.generation = self.generation.wrapping_add(1);
         std::mem::replace(self, empty)
     }
 
@@ -180,30 +194,6 @@ impl Cache {
     /// How many entries it holds, those that are over included.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    fn insert_with(&mut self, query: &Query, reply: &Reply, blocked: bool, now: Instant) {
-        let kept = match admission::admit(query, reply) {
-            Admission::Ignore => return,
-            Admission::Failure => return self.fail(query, now),
-            Admission::Forget => None,
-            Admission::Keep(kept) => Some(kept),
-        };
-        let asked = Asked::of(query, Transport::Tcp);
-        let folded = Folded::new(asked.name);
-        let key = folded.key(&asked);
-        let hash = self.hash_of(&key);
-        match kept {
-            None => {
-                if let Some(place) = self.place(&key, hash) {
-                    self.remove(place);
-                }
-            }
-            Some(kept) => {
-                let traits = Traits { authentic: reply.authentic(), blocked };
-                self.replace(&key, hash, Entry::new(&key, hash, kept, traits, now));
-            }
-        }
     }
 
     fn hash_of(&self, key: &Key<'_>) -> u32 {
@@ -218,12 +208,14 @@ impl Cache {
         self.index.find(hash, |it| self.entries.get(it).is_some_and(|it| it.matches(key)))
     }
 
-    /// Puts `entry` in, in place of what answers the same question.
-    fn replace(&mut self, key: &Key<'_>, hash: u32, entry: Entry) {
-        if let Some(place) = self.place(key, hash) {
+    /// Puts `entry` in, in place of what answers the same question. For a failure nobody leaves.
+    fn replace(&mut self, place: Option<u32>, entry: Entry) {
+        let hash = entry.hash;
+        if let Some(place) = place {
             self.remove(place);
         }
-        if self.make_room(budget::allocated(entry.octets()))
+        let victims = if entry.is_failure() { 0 } else { MOST_VICTIMS };
+        if self.make_room(budget::allocated(entry.octets()), victims)
             && let Some(place) = self.entries.insert(entry)
         {
             self.index.insert(hash, place);
@@ -231,9 +223,9 @@ impl Cache {
     }
 
     /// Charges `octets` for one more entry, and what the tables must grow by; others leave until
-    /// there is room for it. False: there is none.
-    fn make_room(&mut self, octets: usize) -> bool {
-        loop {
+    /// there is room for it, but no more than `victims`. False: there is none.
+    fn make_room(&mut self, octets: usize, victims: usize) -> bool {
+        for left in (0..=victims).rev() {
             let [slots, more_slots] = self.entries.octets();
             let [cells, more_cells] = self.index.octets();
             let grow_slots = if self.entries.is_full() { more_slots - slots } else { 0 };
@@ -249,9 +241,10 @@ impl Cache {
                 }
                 return true;
             }
-            let Some(victim) = self.entries.victim() else { return false };
+            let Some(victim) = self.entries.victim().filter(|_| left > 0) else { break };
             self.remove(victim);
         }
+        false
     }
 
     fn remove(&mut self, place: u32) {
@@ -269,6 +262,10 @@ impl Drop for Cache {
         self.budget.give_back(self.charged);
     }
 }
+
+/// For one entry no more others leave, so that nobody waits long for the lock: a large one among
+/// small ones gets in with the second who asks for it.
+const MOST_VICTIMS: usize = 64;
 
 #[cfg(test)]
 mod tests;

@@ -19,8 +19,8 @@ use registry::model::Dial;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::asking::{Asking, is_final};
-use super::cache::{Cache, Folded, Found, Refresh, Renewal};
+use super::asking::{Asking, Heard, is_final};
+use super::cache::{Admission, Cache, Folded, Found, Refresh, Renewal};
 use super::exchange::Place;
 use super::flight::{Boarded, Flight, Flights, Pilot};
 use super::health::Health;
@@ -250,37 +250,37 @@ impl Circle {
                 tracing::error!(%error, "a question to upstream servers panicked");
             }
         }
+        let generation = self.cache().generation();
         flying.spawn(async move {
-            let reply = core.asking.race(&servers, &query).await;
-            pilot.land(core.keep(reply, &query));
+            let heard = core.asking.race(&servers, &query).await;
+            pilot.land(core.keep(heard, &query, generation));
             drop(passage);
         });
     }
 }
 
 impl Core {
-    /// Keeps `reply` as far as it may be kept.
-    fn keep(&self, reply: Option<Reply>, query: &Query) -> Landed {
+    /// Keeps what was `heard`, as far as it may be and unless that `generation` is forgotten.
+    fn keep(&self, heard: Option<Heard>, query: &Query, generation: u64) -> Landed {
+        let (landed, admission) = self.judge(heard, query); // before the lock is taken
         let mut cache = locked(&self.cache);
-        let now = Instant::now().into_std();
-        let Some(reply) = reply else {
-            cache.fail(query, now);
-            return Landed::Nothing;
-        };
-        if reply.chain(query) == Chain::Endless {
-            return Landed::Endless;
+        if cache.generation() == generation {
+            cache.admit(query, admission, Instant::now().into_std());
+        }
+        landed
+    }
+
+    fn judge(&self, heard: Option<Heard>, query: &Query) -> (Landed, Admission) {
+        let failure = Admission::Failure(Rcode::SERVFAIL);
+        let Some(Heard { reply, chain }) = heard else { return (Landed::Nothing, failure) };
+        if chain == Chain::Endless {
+            return (Landed::Endless, failure);
         }
         let subnets = self.subnets.as_deref().unwrap_or_default();
-        if self.policy.filter.as_ref().is_some_and(|it| it.blocks(query, &reply, subnets)) {
-            cache.insert_blocked(query, &reply, now);
-            return Landed::Blocked(reply);
-        }
-        if is_final(reply.code) {
-            cache.insert(query, &reply, now);
-        } else if !cache.not_renewed(query, now) {
-            cache.insert(query, &reply, now); // as a failure, where it is one
-        }
-        Landed::Reply(reply)
+        let blocked =
+            self.policy.filter.as_ref().is_some_and(|it| it.blocks(query, &reply, subnets));
+        let admission = Admission::of(query, &reply, &chain, blocked);
+        (if blocked { Landed::Blocked(reply) } else { Landed::Reply(reply) }, admission)
     }
 }
 

@@ -171,7 +171,7 @@ pub(crate) async fn tcp(
     let length = stream.read_u16().await?;
     let mut octets = vec![0; usize::from(length)];
     stream.read_exact(&mut octets).await?;
-    reply::matching(&octets, query, id).ok_or(AskError::Mismatch)
+    reply::matching(octets, query, id).ok_or(AskError::Mismatch)
 }
 
 /// A question as it goes over a stream (RFC 1035 section 4.2.2).

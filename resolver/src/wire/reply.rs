@@ -12,6 +12,7 @@ pub(crate) mod asked;
 pub(crate) mod chain;
 pub(crate) mod layout;
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 
 use self::asked::{Asked, Said};
@@ -39,9 +40,15 @@ pub(crate) struct Reply {
     tells_authentic: bool,
 }
 
-/// Takes `octets` as the reply to `query` asked under `id`; `None`: it is not.
-pub(crate) fn matching(octets: &[u8], query: &Query, id: u16) -> Option<Reply> {
-    let header = Header::read(octets)?;
+/// Takes `octets` as the reply to `query` asked under `id`; `None`: it is not. They are copied only
+/// where they are not given away.
+pub(crate) fn matching<'a>(
+    octets: impl Into<Cow<'a, [u8]>>,
+    query: &Query,
+    id: u16,
+) -> Option<Reply> {
+    let octets = octets.into();
+    let header = Header::read(&octets)?;
     let ours = header.id == id && header.flags & REPLY_FLAG != 0 && header.flags & OPCODE_MASK == 0;
     if !ours {
         return None;
@@ -58,9 +65,9 @@ pub(crate) fn matching(octets: &[u8], query: &Query, id: u16) -> Option<Reply> {
             return None;
         }
     }
-    let layout = Layout::read(octets);
+    let layout = Layout::read(&octets);
     let extended = layout.map_or(0, |it| u16::from(it.extended_code));
-    let mut octets = octets.to_owned();
+    let mut octets = octets.into_owned();
     if let Some(layout) = layout {
         clear_negative_ttls(&mut octets, &layout);
     }
@@ -127,7 +134,13 @@ impl Reply {
 
     /// Whether its answers belong to the question of `query`. What is [`Chain::Endless`] is
     /// answered with SERVFAIL, what is [`Chain::Malformed`] is as good as no reply.
+    ///
+    /// Costs most of all that is done about a reply: it is followed once, and before any lock is
+    /// taken.
     pub(crate) fn chain(&self, query: &Query) -> Chain {
+        if self.truncated {
+            return Chain::Cut;
+        }
         match Layout::read(&self.octets) {
             Some(layout) => chain::follow(&self.octets, &layout, query.name.wire(), query.kind),
             None => Chain::Malformed,
@@ -144,13 +157,13 @@ impl Reply {
     }
 
     fn written(&self, query: &Query, transport: Transport) -> Option<Vec<u8>> {
-        let layout = Layout::read(&self.octets)?;
         let asked = Asked::of(query, transport);
         if self.truncated {
             // Who came by TCP cannot do better, and half an answer is none.
             let udp = transport == Transport::Udp;
             return udp.then(|| encode::truncated(query, self.code));
         }
+        let layout = Layout::read(&self.octets)?;
         let said = Said {
             code: u8::try_from(self.code.0).ok().filter(|it| *it < 16)?,
             authoritative: self.tells_authority && self.authoritative(),

@@ -8,27 +8,28 @@
 
 use std::time::Duration;
 
+use crate::upstream::asking::is_final;
 use crate::wire::reply::Reply;
 use crate::wire::reply::chain::{Chain, Plain};
 use crate::wire::reply::layout::Layout;
 use crate::wire::{Class, Kind, Query, RawRecord, Rcode, be16};
 
-/// What becomes of a reply.
+/// What becomes of a reply. Decided before a cache is locked, because strangers decide what it costs.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Admission {
+pub(crate) enum Admission {
     /// It is kept.
     Keep(Kept),
     /// It is true and not to be kept; what was kept before is true no more.
     Forget,
-    /// The server has failed (RFC 9520).
-    Failure,
+    /// The servers have failed (RFC 9520), with this code.
+    Failure(Rcode),
     /// It says nothing about the name.
     Ignore,
 }
 
 /// What is kept of a reply.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// NOERROR or NXDOMAIN.
     pub(super) code: Rcode,
     /// Seconds from now; at least one.
@@ -41,32 +42,54 @@ pub(super) struct Kept {
     pub(super) additionals: u16,
     /// Where the TTLs stand in `records`.
     pub(super) ttls: Vec<u16>,
+    /// What is known besides.
+    pub(super) traits: Traits,
+}
+
+/// What is known of a reply besides its records.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Traits {
+    /// A trusted server checked it (AD).
+    pub(super) authentic: bool,
+    /// It may not be told: the filter against rebinding holds it back.
+    pub(super) blocked: bool,
+    /// Its answers are aliases that lead to nothing.
+    pub(super) denied: bool,
 }
 
 /// The longest that anything is kept: who moves a service expects a day at most.
 pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// The longest that a name is taken not to exist (RFC 2308 section 5: one to three hours).
 pub(super) const LONGEST_NEGATIVE: Duration = Duration::from_secs(3 * 3600);
+/// Records among which the SOA of a denial is looked for: it stands alone but for proofs.
+const MOST_AUTHORITIES: usize = 64;
 /// Octets of records that are kept: what is longer is rare, and would drive out hundreds.
 const LARGEST: usize = 16 * 1024;
 
-/// Decides about `reply`, which matched `query`.
-pub(super) fn admit(query: &Query, reply: &Reply) -> Admission {
-    if query.class != Class::IN || reply.truncated {
-        return Admission::Ignore;
+impl Admission {
+    /// Decides about `reply`, which matched `query` and whose answers make this `chain`; where it is
+    /// `blocked`, that it is held back is what is kept.
+    pub(crate) fn of(query: &Query, reply: &Reply, chain: &Chain, blocked: bool) -> Self {
+        if query.class != Class::IN {
+            return Self::Ignore;
+        }
+        match chain {
+            _ if !is_final(reply.code) => Self::Failure(reply.code),
+            Chain::Endless => Self::Failure(Rcode::SERVFAIL),
+            Chain::Sound(last) => sound(query, reply, last, blocked),
+            Chain::Cut | Chain::Stray | Chain::Malformed => Self::Ignore,
+        }
     }
-    match reply.code {
-        Rcode::SERVFAIL => return Admission::Failure,
-        Rcode::NOERROR | Rcode::NXDOMAIN => {}
-        _ => return Admission::Ignore,
-    }
+}
+
+fn sound(query: &Query, reply: &Reply, last: &Plain, blocked: bool) -> Admission {
     let Some(layout) = Layout::read(&reply.octets) else { return Admission::Ignore };
-    let Chain::Sound(last) = reply.chain(query) else { return Admission::Ignore };
     if layout.records(&reply.octets).any(|it| it.class != Class::IN.0) {
         return Admission::Ignore;
     }
-    let lifetime = lifetime(query, reply, &layout, &last);
+    let lifetime = lifetime(query, reply, &layout, last);
     match lifetime.and_then(|lifetime| keep(reply, &layout, lifetime)) {
+        Some(kept) if blocked => Admission::Keep(kept.held_back()),
         Some(kept) => Admission::Keep(kept),
         None => Admission::Forget,
     }
@@ -94,16 +117,16 @@ fn lifetime(query: &Query, reply: &Reply, layout: &Layout, last: &Plain) -> Opti
         it.kind == Kind::SOA
             && Plain::read(octets, it.start).is_some_and(|owner| last.is_in(&owner))
     };
-    let soa = layout.authority(octets).find(of_zone)?;
+    let soa = layout.authority(octets).take(MOST_AUTHORITIES).find(of_zone)?;
     let negative = ttl(&soa).min(minimum(octets, &soa)?).min(seconds(LONGEST_NEGATIVE));
     // Aliases that lead to nothing hold as long as they say.
     Some(Lifetime::Negative(answers.map_or(negative, |it| it.min(negative)), negative))
 }
 
 fn keep(reply: &Reply, layout: &Layout, lifetime: Lifetime) -> Option<Kept> {
-    let (lifetime, soa) = match lifetime {
-        Lifetime::Positive(lifetime) => (lifetime, u32::MAX),
-        Lifetime::Negative(lifetime, soa) => (lifetime, soa),
+    let (lifetime, soa, denied) = match lifetime {
+        Lifetime::Positive(lifetime) => (lifetime, u32::MAX, false),
+        Lifetime::Negative(lifetime, soa) => (lifetime, soa, true),
     };
     let mut records = reply.octets.get(layout.start..layout.end)?.to_owned();
     (lifetime > 0 && records.len() <= LARGEST).then_some(())?;
@@ -115,7 +138,19 @@ fn keep(reply: &Reply, layout: &Layout, lifetime: Lifetime) -> Option<Kept> {
         ttls.push(u16::try_from(at).ok()?);
     }
     let additionals = u16::try_from(layout.additionals - layout.start).ok()?;
-    Some(Kept { code: reply.code, lifetime, counts: layout.counts, records, additionals, ttls })
+    let (code, counts) = (reply.code, layout.counts);
+    let traits = Traits { authentic: reply.authentic(), blocked: false, denied };
+    Some(Kept { code, lifetime, counts, records, additionals, ttls, traits })
+}
+
+impl Kept {
+    /// The same, without what may not be told; that something was checked included, which is not
+    /// what is told now.
+    fn held_back(self) -> Self {
+        let traits = Traits { blocked: true, ..Traits::default() };
+        let (records, ttls) = (Vec::new(), Vec::new());
+        Self { counts: [0; 3], records, additionals: 0, ttls, traits, ..self }
+    }
 }
 
 /// A record's TTL as it is believed: one with the highest bit set is none (RFC 2181 section 8).

@@ -8,8 +8,9 @@
 use std::time::{Duration, Instant};
 
 use super::super::outlook::{KeptAnswer, KeptAs};
-use super::admission::Kept;
+use super::admission::{Kept, Traits};
 use super::{Refresh, Renewal};
+use crate::upstream::asking::is_final;
 use crate::wire::reply::asked::{Asked, Said};
 use crate::wire::{Kind, Rcode};
 
@@ -73,21 +74,13 @@ const CHECKING_DISABLED: u8 = 2;
 const AUTHENTIC: u8 = 4;
 const RENEWING: u8 = 8;
 const BLOCKED: u8 = 16;
+const DENIED: u8 = 32;
 
 // Extended DNS Errors (RFC 8914 section 4).
 const STALE_ANSWER: u16 = 3;
 const CACHED_ERROR: u16 = 13;
 pub(crate) const BLOCKED_ANSWER: u16 = 15;
 const STALE_NXDOMAIN: u16 = 19;
-
-/// What is known of a reply besides its records.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Traits {
-    /// A trusted server checked it (AD).
-    pub(super) authentic: bool,
-    /// It may not be told: the filter against rebinding holds it back.
-    pub(super) blocked: bool,
-}
 
 impl Folded {
     /// Folds the name that begins `octets`; what is longer than a name is cut.
@@ -120,19 +113,15 @@ impl Key<'_> {
 }
 
 impl Entry {
-    pub(super) fn new(key: &Key<'_>, hash: u32, kept: Kept, traits: Traits, now: Instant) -> Self {
-        let Kept { code, lifetime, counts, records, additionals, ttls } = kept;
-        let (counts, records, additionals, ttls) = if traits.blocked {
-            ([0; 3], Vec::new(), 0, Vec::new())
-        } else {
-            (counts, records, additionals, ttls)
-        };
+    pub(super) fn new(key: &Key<'_>, hash: u32, kept: Kept, now: Instant) -> Self {
+        let Kept { code, lifetime, counts, records, additionals, ttls, traits } = kept;
         let mut octets = Vec::with_capacity(key.name.len() + 2 * ttls.len() + records.len());
         octets.extend_from_slice(key.name);
         octets.extend(ttls.iter().flat_map(|it| it.to_be_bytes()));
         octets.extend_from_slice(&records);
-        let authentic = if traits.authentic { AUTHENTIC } else { 0 };
-        let blocked = if traits.blocked { BLOCKED } else { 0 };
+        let set = |set, mark| if set { mark } else { 0 };
+        let Traits { authentic, blocked, denied } = traits;
+        let traits = set(authentic, AUTHENTIC) | set(blocked, BLOCKED) | set(denied, DENIED);
         Self {
             octets: octets.into(),
             kept_at: now,
@@ -143,24 +132,26 @@ impl Entry {
             ttls: u16::try_from(ttls.len()).unwrap_or_default(), // each stands for a record
             additionals,
             name: u8::try_from(key.name.len()).unwrap_or(u8::MAX),
-            code: u8::try_from(code.0).unwrap_or_default(), // NOERROR, NXDOMAIN or SERVFAIL
-            marks: key.marks() | authentic | blocked,
+            code: u8::try_from(code.0).unwrap_or_default(), // those of EDNS are not kept
+            marks: key.marks() | traits,
             hits: 0,
             recheck: 0,
         }
     }
 
-    /// That nobody answered, or only to say that he cannot.
-    pub(super) fn failure(key: &Key<'_>, hash: u32, now: Instant) -> Self {
+    /// That nobody answered, or only to say that he cannot, by `code`; what has no room in a header
+    /// is SERVFAIL.
+    pub(super) fn failure(key: &Key<'_>, hash: u32, code: Rcode, now: Instant) -> Self {
         let kept = Kept {
-            code: Rcode::SERVFAIL,
+            code: if code.0 < 16 { code } else { Rcode::SERVFAIL },
             lifetime: u32::try_from(FAILURE.as_secs()).unwrap_or(1),
             counts: [0; 3],
             records: Vec::new(),
             additionals: 0,
             ttls: Vec::new(),
+            traits: Traits::default(),
         };
-        Self::new(key, hash, kept, Traits::default(), now)
+        Self::new(key, hash, kept, now)
     }
 
     /// Whether it answers the question of `key`.
@@ -182,7 +173,7 @@ impl Entry {
 
     /// Whether it is a failure, which is no answer, and never stale.
     pub(crate) fn is_failure(&self) -> bool {
-        self.code() == Rcode::SERVFAIL
+        !is_final(self.code())
     }
 
     /// Whether its time is not over at `now`.
@@ -213,6 +204,11 @@ impl Entry {
     pub(super) fn recheck_failed(&mut self, now: Instant) {
         let failure = u32::try_from(FAILURE.as_secs()).unwrap_or(1);
         self.recheck = self.age(now).saturating_add(failure);
+        self.renewal_ended();
+    }
+
+    /// Notes that nobody asks anew: whoever comes next may.
+    pub(super) fn renewal_ended(&mut self) {
         self.marks &= !RENEWING;
     }
 
@@ -231,13 +227,12 @@ impl Entry {
 
     /// What it says, for who explains it.
     pub(super) fn outlook(&self, now: Instant) -> KeptAnswer {
-        let [answers, ..] = self.counts;
         let says = match self.code() {
             _ if self.marks & BLOCKED != 0 => KeptAs::Blocked,
+            _ if self.is_failure() => KeptAs::Failure,
             Rcode::NXDOMAIN => KeptAs::NoName,
-            Rcode::SERVFAIL => KeptAs::Failure,
-            _ if answers == 0 => KeptAs::NoData,
-            _ => KeptAs::Records(answers),
+            _ if self.marks & DENIED != 0 => KeptAs::NoData,
+            _ => KeptAs::Records(self.counts[0]),
         };
         let seconds = self.lifetime.abs_diff(self.age(now));
         KeptAnswer { kind: self.kind, says, stale: !self.is_fresh(now), seconds }
@@ -276,7 +271,7 @@ impl Entry {
             return Some(BLOCKED_ANSWER);
         }
         match self.code() {
-            Rcode::SERVFAIL => Some(CACHED_ERROR),
+            _ if self.is_failure() => Some(CACHED_ERROR),
             Rcode::NXDOMAIN if stale => Some(STALE_NXDOMAIN),
             _ if stale => Some(STALE_ANSWER),
             _ => None,

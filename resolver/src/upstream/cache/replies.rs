@@ -50,7 +50,7 @@ pub(crate) fn octets(query: &Query, code: u8, counts: [u16; 3], records: &[u8]) 
 
 /// The same, as a reply that matched.
 pub(crate) fn reply(query: &Query, code: u8, counts: [u16; 3], records: &[u8]) -> Reply {
-    matching(&octets(query, code, counts, records), query, 7).unwrap()
+    matching(octets(query, code, counts, records), query, 7).unwrap()
 }
 
 /// The data of a SOA whose minimum is `minimum`.

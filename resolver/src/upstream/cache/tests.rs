@@ -287,6 +287,11 @@ fn hot_names_are_to_be_asked_for_anew_once_near_their_end() {
     assert!(prefetch(&mut cache, 98) && !prefetch(&mut cache, 98));
     cache.fail(&query, start + seconds(98));
     assert!(prefetch(&mut cache, 98), "asking anew has failed: somebody may try again");
+    for (code, list) in [(5, &[][..]), (0, &[("b.example", A, 60, &[192, 0, 2, 1][..])])] {
+        let counts = [u16::try_from(list.len()).unwrap(), 0, 0];
+        cache.insert(&query, &reply(&query, code, counts, &records(list)), start + seconds(98));
+        assert!(prefetch(&mut cache, 98), "nor is such a reply an answer: {code}");
+    }
 }
 
 #[test]
@@ -320,7 +325,11 @@ fn what_the_filter_holds_back_is_kept_as_no_data() {
         ..query("evil.example", Kind::A)
     };
     let octets = records(&[("", A, 60, &[10, 0, 0, 1])]);
-    cache.insert_blocked(&query, &reply(&query, 0, [1, 0, 0], &octets), start);
+    let mut reply = reply(&query, 0, [1, 0, 0], &octets).vouched(true);
+    reply.octets[3] |= 0x20;
+    cache.insert_blocked(&query, &reply, start);
+    let checks = Query { authentic_data: true, ..query.clone() };
+    assert!(!told(&mut cache, &checks, start).unwrap().0.metadata.authentic_data);
     let (message, _) = told(&mut cache, &query, start).unwrap();
     assert_eq!(message.metadata.response_code, ResponseCode::NoError);
     assert!(message.answers.is_empty());

@@ -4,8 +4,9 @@
 //! Invariants
 //! - *in bailiwick*: a chain is sound only where the owner of every answer is on it, or is a DNAME
 //!   above it (RFC 6672), in whatever order they come;
-//! - *ends*: a pointer leads only backwards, a chain has at most [`LONGEST_CHAIN`] aliases, so
-//!   whatever a server sends costs time in proportion to its length.
+//! - *ends*: a pointer leads only backwards, a chain has at most [`LONGEST_CHAIN`] aliases, and
+//!   no more than [`MOST_OWNERS`] are read, so whatever a server sends costs
+//!   time in proportion to its length.
 
 use super::layout::Layout;
 use crate::wire::{Class, HEADER, Kind, RawRecord};
@@ -21,7 +22,9 @@ pub(crate) enum Chain {
     /// It loops, or has more than [`LONGEST_CHAIN`] aliases: no client can follow it, and the
     /// answer is SERVFAIL.
     Endless,
-    /// The reply cannot be read.
+    /// The reply did not fit (TC): what is missing might be the chain.
+    Cut,
+    /// The reply cannot be read, or has more owners than [`MOST_OWNERS`].
     Malformed,
 }
 
@@ -30,10 +33,15 @@ pub(crate) enum Chain {
 pub(crate) struct Plain {
     octets: [u8; LONGEST_NAME],
     length: usize,
+    /// Where its labels begin: one bit for each of its octets.
+    starts: [u64; 4],
 }
 
 /// Aliases that a client may be led through: BIND and Unbound stop there, or earlier.
 pub(crate) const LONGEST_CHAIN: usize = 16;
+/// Owners of answers that are read, but for those that are written as the one before, as all
+/// addresses of one name are: who sends more wants us to be busy.
+pub(crate) const MOST_OWNERS: usize = 512;
 /// An alias for one name (RFC 1035).
 pub(crate) const CNAME: Kind = Kind(5);
 /// An alias for everything below a name (RFC 6672).
@@ -55,10 +63,19 @@ pub(crate) fn follow(octets: &[u8], layout: &Layout, asked: &[u8], kind: Kind) -
             names.push(next);
         }
     }
+    let (mut read, mut on_it) = (0, None);
     for record in layout.answers(octets) {
-        let Some(owner) = Plain::read(octets, record.start) else { return Chain::Malformed };
-        let above = |it: &Plain| it.is_below(&owner);
-        if !(names.contains(&owner) || record.kind == DNAME && names.iter().any(above)) {
+        let written = octets.get(record.start..record.ttl_at - TYPE_AND_CLASS);
+        if written.is_some() && written == on_it {
+            continue; // as the one before
+        }
+        read += 1;
+        let Some(owner) = Plain::read(octets, record.start).filter(|_| read <= MOST_OWNERS) else {
+            return Chain::Malformed;
+        };
+        if names.contains(&owner) {
+            on_it = written;
+        } else if record.kind != DNAME || !names.iter().any(|it| it.is_below(&owner)) {
             return Chain::Stray;
         }
     }
@@ -75,6 +92,8 @@ fn aliases(octets: &[u8], layout: &Layout) -> Option<Vec<(Plain, Plain)>> {
     aliases.take(2 * LONGEST_CHAIN).map(both).collect()
 }
 
+/// Octets of the type and the class that stand before a record's TTL.
+const TYPE_AND_CLASS: usize = 4;
 /// Octets of the TTL and of the length that stand before a record's data.
 const DATA_AFTER_TTL: usize = 6;
 
@@ -86,7 +105,7 @@ impl Plain {
     /// The name at `at` in the message `octets`; `None`: it is cut short, too long, or its
     /// pointers do not lead backwards.
     pub(crate) fn read(octets: &[u8], at: usize) -> Option<Self> {
-        let mut plain = Self { octets: [0; LONGEST_NAME], length: 0 };
+        let mut plain = Self { octets: [0; LONGEST_NAME], length: 0, starts: [0; 4] };
         let (mut at, mut before, mut jumps) = (at, at, 0);
         loop {
             let length = *octets.get(at)?;
@@ -109,6 +128,9 @@ impl Plain {
             room.copy_from_slice(label);
             // The length of a label is below any letter.
             room.make_ascii_lowercase();
+            if let Some(bits) = plain.starts.get_mut(plain.length / 64) {
+                *bits |= 1 << (plain.length % 64);
+            }
             plain.length += label.len();
             if length == 0 {
                 return Some(plain);
@@ -128,16 +150,11 @@ impl Plain {
     }
 
     fn is_below(&self, other: &Self) -> bool {
-        let mut rest = self.wire();
-        while let Some((length, after)) = rest.split_first()
-            && *length != 0
-        {
-            rest = after.get(usize::from(*length)..).unwrap_or_default();
-            if rest == other.wire() {
-                return true;
-            }
-        }
-        false
+        let above = self.length.checked_sub(other.length).filter(|it| *it > 0);
+        above.is_some_and(|at| {
+            let bits = self.starts.get(at / 64).copied().unwrap_or_default();
+            bits & 1 << (at % 64) != 0 && self.wire().get(at..) == Some(other.wire())
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::replies::{Record, query, records, reply, soa};
 use super::*;
 use crate::name::Name;
-use crate::wire::reply::chain::{Chain, LONGEST_CHAIN};
+use crate::wire::reply::chain::{Chain, LONGEST_CHAIN, MOST_OWNERS, Plain};
 
 /// What upstream says to `a.example A`: why, its code, how many answers, authorities and
 /// additionals, which, and for how many seconds it is kept; 0: not at all.
@@ -42,9 +42,10 @@ fn answers_are_kept_as_long_as_the_rules_say() {
         ("a TTL just not negative", 0, [1, 0, 0], &[("", A, (1 << 31) - 1, IP)], 86_400),
         ("another type", 0, [1, 0, 0], &[("", 28, 60, &[0; 16])], 0),
         ("SERVFAIL", 2, [0, 0, 0], &[], 5),
-        ("REFUSED", 5, [0, 0, 0], &[], 0),
-        ("NOTIMP", 4, [0, 0, 0], &[], 0),
-        ("BADVERS", 0, [0, 0, 1], &[(".", OPT, 1 << 24, b"")], 0),
+        ("REFUSED", 5, [0, 0, 0], &[], 5),
+        ("NOTIMP", 4, [0, 0, 0], &[], 5),
+        ("FORMERR", 1, [0, 0, 0], &[], 5),
+        ("BADVERS", 0, [0, 0, 1], &[(".", OPT, 1 << 24, b"")], 5),
         ("an OPT among the answers", 0, [1, 0, 0], &[(".", OPT, 0, b"")], 0),
         (
             "an OPT that is not the last",
@@ -120,8 +121,8 @@ fn chains_of_aliases_are_kept_as_long_as_the_rules_say() {
         ("a DNAME beside it", 0, [2, 0, 0], &[("", A, 60, IP), ("net", DNAME, 60, B)], 0),
         ("an answer nobody asked for", 0, [2, 0, 0], &[("", A, 60, IP), ip_b], 0),
         ("only answers nobody asked for", 0, [1, 0, 0], &[ip_b], 0),
-        ("a loop", 0, [2, 0, 0], &[("", CNAME, 60, B), ("b.example", CNAME, 60, b"\xc0\x0c")], 0),
-        ("a name that is its own alias", 0, [1, 0, 0], &[("", CNAME, 60, b"\xc0\x0c")], 0),
+        ("a loop", 0, [2, 0, 0], &[("", CNAME, 60, B), ("b.example", CNAME, 60, b"\xc0\x0c")], 5),
+        ("a name that is its own alias", 0, [1, 0, 0], &[("", CNAME, 60, b"\xc0\x0c")], 5),
         ("an alias that is cut", 0, [1, 0, 0], &[("", CNAME, 60, b"\x09b")], 0),
     ]);
 }
@@ -159,5 +160,104 @@ fn pointers_that_lead_forward_or_in_circles_make_a_reply_malformed() {
         let record = [owner, b"\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01"].concat();
         let reply = reply(&query, 0, [1, 0, 0], &record);
         assert_eq!(reply.chain(&query), Chain::Malformed, "{owner:?}");
+    }
+}
+
+#[test]
+fn no_more_owners_are_read_than_an_honest_server_writes() {
+    let query = query("a.example", Kind::A);
+    let wire = query.name.wire();
+    for (owners, expected) in [
+        (&[&b"\xc0\x0c"[..]][..], "sound"),
+        (&[wire], "sound"),
+        (&[&b"\xc0\x0c"[..], wire], "malformed"),
+    ] {
+        for (count, expected) in [(MOST_OWNERS, "sound"), (MOST_OWNERS + 1, expected)] {
+            let rest = b"\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+            let one = |at: usize| [owners[at % owners.len()], &rest[..]].concat();
+            let list: Vec<_> = (0..count).flat_map(one).collect();
+            let counts = [u16::try_from(count).unwrap(), 0, 0];
+            let chain = match reply(&query, 0, counts, &list).chain(&query) {
+                Chain::Sound(_) => "sound",
+                Chain::Malformed => "malformed",
+                other @ (Chain::Stray | Chain::Endless | Chain::Cut) => panic!("{other:?}"),
+            };
+            assert_eq!(chain, expected, "{count} {owners:?}");
+        }
+    }
+}
+
+#[test]
+fn a_name_is_below_another_where_a_label_of_it_begins_and_nowhere_else() {
+    let plain = |octets: &[u8]| Plain::read(octets, 0).unwrap();
+    let long = [b"\x01z".repeat(126), b"\x01a\0".to_vec()].concat();
+    for (name, above, expected) in [
+        (&b"\x01b\x01A\0"[..], &b"\x01a\0"[..], true),
+        (b"\x01a\0", b"\x01a\0", true),
+        (b"\x01a\0", b"\0", true),
+        (b"\0", b"\x01a\0", false),
+        (b"\x03b\x01a\0", b"\x01a\0", false),
+        (&long, b"\x01a\0", true),
+        (&long, b"\x01z\x01a\0", true),
+        (&long, b"\x01b\0", false),
+    ] {
+        assert_eq!(plain(name).is_in(&plain(above)), expected, "{name:?} {above:?}");
+    }
+}
+
+#[test]
+fn a_failure_is_told_again_by_its_code_and_drives_nobody_out() {
+    let (mut cache, start) = (cache(), now());
+    for code in [2, 4, 5] {
+        let query = query(&format!("{code}.example"), Kind::A);
+        cache.insert(&query, &reply(&query, code, [0; 3], &[]), start);
+        let (message, _) = told(&mut cache, &query, start).unwrap();
+        assert_eq!(message.metadata.response_code, ResponseCode::from(0, code));
+    }
+    let mut cache = Cache::new(Arc::new(Budget::new(64 * 1024)));
+    for number in 0..2000 {
+        keep(&mut cache, &format!("{number}.example"), 60, start);
+    }
+    let before = cache.len();
+    for number in 0..2000 {
+        cache.fail(&query(&format!("failed{number}.example"), Kind::A), start);
+    }
+    let mut kept = 0;
+    for number in 0..2000 {
+        kept +=
+            usize::from(cache.peek(&query(&format!("{number}.example"), Kind::A), start).is_some());
+    }
+    assert_eq!(kept, before);
+}
+
+#[test]
+fn for_one_entry_no_more_than_sixty_four_others_leave() {
+    let (mut cache, start) = (Cache::new(Arc::new(Budget::new(128 * 1024))), now());
+    for number in 0..2000 {
+        keep(&mut cache, &format!("{number}.example"), 60, start);
+    }
+    let large = query("large.example", Kind::A);
+    let reply = reply(&large, 0, [900, 0, 0], &records(&vec![("", A, 60, IP); 900]));
+    let mut before = cache.len();
+    for _ in 0..9 {
+        cache.insert(&large, &reply, start);
+        assert!(before - cache.len() <= 64, "{before} {}", cache.len());
+        before = cache.len();
+    }
+    assert!(told(&mut cache, &large, start).is_some());
+}
+
+#[test]
+fn aliases_that_lead_to_nothing_are_explained_as_no_data() {
+    use crate::upstream::outlook::KeptAs;
+    let (minute, start) = (&soa(60)[..], now());
+    let denied = [("", CNAME, 80, B), ("example", SOA, 90, minute)];
+    let led = [("", CNAME, 80, B), ("b.example", A, 60, IP)];
+    for (counts, list, expected) in
+        [([1, 1, 0], denied, KeptAs::NoData), ([2, 0, 0], led, KeptAs::Records(2))]
+    {
+        let (mut cache, query) = (cache(), query("a.example", Kind::A));
+        cache.insert(&query, &reply(&query, 0, counts, &records(&list)), start);
+        assert_eq!(cache.peek(&query, start).unwrap().says, expected);
     }
 }

@@ -13,6 +13,8 @@
 mod support;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use resolver::Server;
@@ -126,6 +128,34 @@ fn a_connection_cut_with_a_question_on_it_is_made_anew_and_asked_again() {
         assert_eq!(sandbox.dig(&format!("n{at}.example")), "198.51.100.7", "{at}");
     }
     assert_eq!((server.asked().len(), server.connections()), (11, 6));
+}
+
+#[test]
+fn who_was_first_on_a_connection_that_ends_without_his_answer_is_asked_again_too() {
+    let authority = Authority::new();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let server = TlsServer::start(authority.certify(&["dns.example"], 2100), move |mut talk| {
+        if connections.fetch_add(1, SeqCst) == 0 {
+            talk.question(); // never answered
+            let second = talk.question().unwrap();
+            return talk.say(&known(&second));
+        }
+        while let Some(question) = talk.question() {
+            talk.say(&known(&question));
+        }
+    });
+    let (sandbox, _driven) = asking(&authority, vec![server.named("#dns.example")]);
+    let client = sandbox.client();
+    for id in [1, 2] {
+        let head = [0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'm' + id];
+        client.send(&[&head[..], b"\x07example\0\0\x01\0\x01"].concat()).unwrap();
+    }
+    let mut buffer = [0; 512];
+    for _ in 0..2 {
+        let length = client.recv(&mut buffer).unwrap();
+        assert_eq!((buffer[3] & 15, buffer[length - 1]), (0, 7), "{}", buffer[1]);
+    }
+    assert_eq!((server.asked().len(), server.connections()), (3, 2));
 }
 
 #[test]

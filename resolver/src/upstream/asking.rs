@@ -5,7 +5,7 @@
 //!   usually needs, and who did not answer comes later until it does;
 //! - *bounded*: four and a half seconds in all, so that a client that waits five gets an answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -71,17 +71,18 @@ impl Asking {
         self.probe(servers, query);
         let mut race = Race::begin(&ranks, Instant::now());
         let mut asked = JoinSet::new();
-        let mut waiting = BTreeSet::new();
+        let mut waiting = BTreeMap::new();
         let mut second_best = None;
         loop {
             let now = Instant::now();
             while let Some((at, server)) = race.ask(now).and_then(|at| Some((at, servers.get(at)?)))
             {
-                waiting.insert(at);
+                waiting.insert(at, now);
                 let question = self.question(server, query);
                 asked.spawn(async move { (at, question.await) });
             }
             if race.is_over(now) {
+                self.silent(servers, &waiting, now);
                 return second_best;
             }
             tokio::select! {
@@ -105,28 +106,44 @@ impl Asking {
     }
 
     /// Those that did not answer in time are asked once more, in the background: are they dead?
-    fn overtaken(&self, servers: &[Server], by: &BTreeSet<usize>, query: &Query) {
-        for server in by.iter().filter_map(|at| servers.get(*at)) {
+    fn overtaken(&self, servers: &[Server], waiting: &BTreeMap<usize, Instant>, query: &Query) {
+        for server in waiting.keys().filter_map(|at| servers.get(*at)) {
             if self.healths.of(server, Health::overtaken) {
-                self.linger(server, query);
+                self.linger(server, query, |_| true);
             }
+        }
+    }
+
+    /// Those that did not answer until the end have failed, but for who had hardly been asked. Told
+    /// here, because their questions end with the race.
+    fn silent(&self, servers: &[Server], waiting: &BTreeMap<usize, Instant>, now: Instant) {
+        for (at, begun) in waiting {
+            let Some(server) = servers.get(*at) else { continue };
+            self.healths.of(server, |it| {
+                if now.duration_since(*begun) >= it.patience() {
+                    it.failed(*begun, now);
+                }
+            });
         }
     }
 
     /// Asks, in the background, those that failed and may be back.
     fn probe(&self, servers: &[Server], query: &Query) {
         for server in servers {
-            if self.healths.of(server, |it| it.take_probe(Instant::now())) {
-                self.linger(server, query);
+            let now = Instant::now();
+            if self.healths.of(server, |it| it.is_probe_due(now)) {
+                self.linger(server, query, |it| it.take_probe(now));
             }
         }
     }
 
-    fn linger(&self, server: &Server, query: &Query) {
+    /// Asks `server` in the background, where there is leave to, and `wanted` still holds then.
+    fn linger(&self, server: &Server, query: &Query, wanted: impl FnOnce(&mut Health) -> bool) {
         let mut lingering = locked(&self.lingering);
         while lingering.try_join_next().is_some() {}
         if lingering.len() < MAX_LINGERING
             && let Some(passage) = self.policy.register.limits.own()
+            && self.healths.of(server, wanted)
         {
             let question = self.question(server, query);
             lingering.spawn(async move {
@@ -196,7 +213,7 @@ async fn ask(
         }
     }
     if reply.truncated {
-        reply = way.whole(reply, query, edns).await?;
+        reply = way.whole(reply, query, edns).await;
     }
     match reply.chain(query) {
         Chain::Malformed => Err(AskError::Mismatch),

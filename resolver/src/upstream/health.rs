@@ -78,9 +78,14 @@ impl Health {
         !std::mem::replace(&mut self.suspect, true)
     }
 
-    /// Whether it is time to ask it in the background. A probe that is due is due once.
+    /// Whether it is time to ask it in the background.
+    pub(crate) fn is_probe_due(&self, now: Instant) -> bool {
+        self.probe_at.is_some_and(|it| it <= now)
+    }
+
+    /// The same, by one who asks it then: a probe that is due is due once.
     pub(crate) fn take_probe(&mut self, now: Instant) -> bool {
-        let due = self.probe_at.is_some_and(|it| it <= now);
+        let due = self.is_probe_due(now);
         if due {
             self.probe_at = Some(now + MAX_PROBE); // until it is told how this one ended
         }

@@ -62,15 +62,14 @@ impl Way {
         }
     }
 
-    /// Asks where longer replies fit; the truncated one, where that takes too long.
-    pub(crate) async fn whole(
-        &self,
-        cut: Reply,
-        query: &Query,
-        edns: Option<Edns>,
-    ) -> Result<Reply, AskError> {
-        let Self::Plain(dialer, server) = self else { return Ok(cut) };
-        timeout(WHOLE, tcp(dialer, *server, query, edns)).await.unwrap_or(Ok(cut))
+    /// Asks where longer replies fit; the truncated one, where there is no answer from there: that it
+    /// was cut is an answer too, by which the client may do better.
+    pub(crate) async fn whole(&self, cut: Reply, query: &Query, edns: Option<Edns>) -> Reply {
+        let Self::Plain(dialer, server) = self else { return cut };
+        match timeout(WHOLE, tcp(dialer, *server, query, edns)).await {
+            Ok(Ok(whole)) => whole,
+            Ok(Err(_)) | Err(_) => cut,
+        }
     }
 }
 

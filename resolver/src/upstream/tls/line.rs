@@ -89,8 +89,7 @@ impl Line {
                         trouble = refused;
                         break;
                     }
-                    Err(_closed) if kept => {}
-                    Err(_closed) => break,
+                    Err(_closed) => {}
                 }
             }
             self.forget(&queue);

@@ -221,6 +221,11 @@ impl Circle {
         Some((out, told, refresh))
     }
 
+    /// Takes back that one who was told to ask `query` anew does so: the next one may.
+    pub(super) fn not_renewing(&self, query: &Query) {
+        self.cache().admit(query, Admission::Ignore, Instant::now().into_std());
+    }
+
     /// Has `servers` asked, or waits with those who have; why not, where that is too much.
     pub(super) fn ask(
         &self,
@@ -310,7 +315,9 @@ impl Waiting {
         match self.0.landed().await.as_deref() {
             Some(Landed::Reply(reply)) => {
                 let octets = given(reply.for_client(query, transport));
-                let answered = is_final(reply.code);
+                // Half an answer is none for who came by TCP, and what was true once is better.
+                let half = reply.truncated && transport == Transport::Tcp;
+                let answered = is_final(reply.code) && !half;
                 if answered { Ended::Answered(octets) } else { Ended::Failed(Some(octets)) }
             }
             Some(Landed::Blocked(reply)) => Ended::Answered(given(

@@ -16,7 +16,7 @@ use arc_swap::ArcSwapOption;
 use kernel::door::Door;
 use tokio::time::timeout_at;
 
-use super::circle::{Asker, Circle, Ended, Given, Kept, Told};
+use super::circle::{Asker, Circle, Ended, Given, Kept, Told, Waiting};
 use super::exchange::Place;
 use super::limits::Leave;
 use super::policy::Policy;
@@ -32,7 +32,7 @@ pub(crate) struct Realm {
     policy: Arc<Policy>,
     door: Door,
     place: Place,
-    /// `None`: it has asked nobody yet, or may not.
+    /// `None`: it may ask nobody.
     member: ArcSwapOption<Member>,
 }
 
@@ -49,7 +49,7 @@ impl Realm {
     /// Enters the circle of those who ask as `view` says, and leaves any other.
     pub(crate) fn follow(&self, view: &View) {
         match Asker::of(view) {
-            Some(asker) => drop(self.circle(asker)),
+            Some(asker) => drop(self.enter(asker)),
             None => self.member.store(None),
         }
     }
@@ -114,38 +114,30 @@ impl Realm {
         }
         let waiting = circle.ask(servers, query, leave);
         if let Kept::Renewed(given) = kept {
+            if waiting.is_err() {
+                circle.not_renewing(query);
+            }
             return Ok(given); // asked behind it, if there is leave
         }
-        self.policy.register.missed();
         let stale = || {
             let (octets, told) = circle.fallback(query, transport)?;
             Some((octets, told.source))
         };
-        let waiting = match waiting {
-            Ok(waiting) => waiting,
-            Err(reason) => return stale().ok_or(reason),
+        let given = match waiting {
+            Ok(waiting) => {
+                let known = matches!(kept, Kept::Expired);
+                waited(waiting, query, transport, known, stale).await
+            }
+            Err(reason) => stale().ok_or(reason),
         };
-        let soon = waiting.begun() + CLIENT_RESPONSE;
-        let mut end = pin!(waiting.end(query, transport));
-        let early = match kept {
-            Kept::Expired => timeout_at(soon, &mut end).await.ok(),
-            Kept::Nothing | Kept::Settled(_) | Kept::Renewed(_) => Some(end.as_mut().await),
-        };
-        let ended = match early {
-            Some(ended) => ended,
-            // The question goes on without this one; its answer is kept.
-            None => match stale() {
-                Some(given) => return Ok(given),
-                None => end.await,
-            },
-        };
-        match ended {
-            Ended::Answered(given) => Ok(given),
-            Ended::Failed(given) => stale().or(given).ok_or(Reason::Unreachable),
+        if !matches!(given, Ok((_, Source::Cache | Source::Stale))) {
+            self.policy.register.missed();
         }
+        given
     }
 
-    /// The circle of `asker`, which is this sandbox's from now on.
+    /// The circle of `asker`. It is another than this sandbox's where he asks as it asked before it
+    /// was changed: such a question changes nothing back.
     fn circle(&self, asker: Asker<'_>) -> Arc<Circle> {
         if let Some(member) = &*self.member.load()
             && member.0.is_of(asker)
@@ -153,9 +145,43 @@ impl Realm {
             return Arc::clone(&member.0);
         }
         let new = || Circle::new(&self.policy, self.door.clone(), self.place.clone(), asker);
-        let circle = self.policy.register.circle(&self.policy, asker, new);
-        self.member.store(Some(Arc::new(Member::of(&circle))));
+        self.policy.register.circle(&self.policy, asker, new)
+    }
+
+    /// The circle of `asker`, which is this sandbox's from now on.
+    fn enter(&self, asker: Asker<'_>) -> Arc<Circle> {
+        let circle = self.circle(asker);
+        let member = self.member.load();
+        if member.as_ref().is_none_or(|it| !Arc::ptr_eq(&it.0, &circle)) {
+            self.member.store(Some(Arc::new(Member::of(&circle))));
+        }
         circle
+    }
+}
+
+/// What `query` ends with; where something is `known`, what is `stale` after a while.
+async fn waited(
+    waiting: Waiting,
+    query: &Query,
+    transport: Transport,
+    known: bool,
+    stale: impl Fn() -> Option<Given>,
+) -> Result<Given, Reason> {
+    let soon = waiting.begun() + CLIENT_RESPONSE;
+    let mut end = pin!(waiting.end(query, transport));
+    let early =
+        if known { timeout_at(soon, &mut end).await.ok() } else { Some(end.as_mut().await) };
+    let ended = match early {
+        Some(ended) => ended,
+        // The question goes on without this one; its answer is kept.
+        None => match stale() {
+            Some(given) => return Ok(given),
+            None => end.await,
+        },
+    };
+    match ended {
+        Ended::Answered(given) => Ok(given),
+        Ended::Failed(given) => stale().or(given).ok_or(Reason::Unreachable),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Ways outside, with a server of a few lines that counts what it is asked.
 
 mod apart;
+mod ends;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -32,6 +33,11 @@ struct Fake {
 impl Fake {
     /// One that answers as many questions as `leave` says.
     async fn answering(leave: usize) -> Self {
+        Self::saying(answer, leave).await
+    }
+
+    /// The same, in other words.
+    async fn saying(answer: fn(&[u8]) -> Vec<u8>, leave: usize) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let (asked, leave) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(leave)));
@@ -87,6 +93,7 @@ const fn asker<'a>(servers: &'a [Server], subnets: &'a [IpNet]) -> Asker<'a> {
 
 async fn ask(realm: &Realm, servers: &[Server], query: &Query) -> Result<Given, Reason> {
     let leave = SandboxLimits::new(Instant::now()).leave(Whom::Upstream).unwrap();
+    realm.enter(asker(servers, &[]));
     realm.resolve(asker(servers, &[]), &leave, query, Transport::Udp).await
 }
 
@@ -94,7 +101,7 @@ async fn ask(realm: &Realm, servers: &[Server], query: &Query) -> Result<Given, 
 fn known(realm: &Realm, servers: &[Server], name: &str, ttl: u32) {
     let asked = query(name, Kind::A);
     let said = reply(&asked, 0, [1, 0, 0], &records(&[("", 1, ttl, &[192, 0, 2, 1])]));
-    let circle = realm.circle(asker(servers, &[]));
+    let circle = realm.enter(asker(servers, &[]));
     circle.cache().insert(&asked, &said, Instant::now().into_std());
 }
 
@@ -205,7 +212,7 @@ async fn sandboxes_share_what_servers_of_the_host_said_and_nothing_of_servers_in
     ] {
         known(&realms[0], servers, "a.example", 60);
         let [own, other] = [0, 1].map(|at: usize| {
-            let kept = realms[at].circle(asker(servers, &[])).kept(&asked, Transport::Udp);
+            let kept = realms[at].enter(asker(servers, &[])).kept(&asked, Transport::Udp);
             matches!(kept, Kept::Settled(_))
         });
         assert_eq!((own, other), (true, shared), "{servers:?}");
@@ -224,7 +231,7 @@ async fn who_asks_other_servers_takes_nothing_along() {
     };
     let asked = query("a.example", Kind::A);
     known(&realm, &servers(1), "a.example", 60);
-    let holds = |last| realm.circle(asker(&servers(last), &[])).kept(&asked, Transport::Udp);
+    let holds = |last| realm.enter(asker(&servers(last), &[])).kept(&asked, Transport::Udp);
     assert!(matches!(holds(1), Kept::Settled(_)));
     assert!(matches!(holds(2), Kept::Nothing));
     assert!(matches!(holds(1), Kept::Nothing), "the last one left it meanwhile");
@@ -243,6 +250,7 @@ async fn what_is_held_back_from_one_sandbox_is_told_to_another_that_may_know_it(
     for (at, subnets, addresses) in [(0, &inside, 0), (1, &outside, 1), (2, &outside, 1)] {
         for _ in 0..2 {
             let asker = asker(&servers, subnets);
+            realms[at].enter(asker);
             let given = realms[at].resolve(asker, &leave, &asked, Transport::Udp).await;
             let (octets, _) = given.unwrap();
             assert_eq!((code(&octets), octets[7]), (Rcode::NOERROR, addresses), "{at}");

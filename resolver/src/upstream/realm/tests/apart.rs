@@ -49,7 +49,7 @@ proptest! {
                 Step::Learns(who, by) => {
                     let told = [198, 18, u8::try_from(who).unwrap(), u8::try_from(by).unwrap()];
                     let said = reply(&asked, 0, [1, 0, 0], &records(&[("", 1, 60, &told)]));
-                    let circle = realms[who].circle(asker(&servers[by], &nets[who]));
+                    let circle = realms[who].enter(asker(&servers[by], &nets[who]));
                     circle.cache().insert(&asked, &said, Instant::now().into_std());
                     prop_assert_eq!(looked_up(&realms[who], &servers[by], &nets[who]), Some(told));
                 }
@@ -88,7 +88,7 @@ fn looked_up(realm: &Realm, servers: &[Server], subnets: &[IpNet]) -> Option<[u8
     let asked = Asked::of(&query, Transport::Udp);
     let recalled = realm.recall(asker(servers, subnets), &asked, &mut out);
     let recalled = recalled.map(|it| out[..it.length].to_vec());
-    match realm.circle(asker(servers, subnets)).kept(&query, Transport::Udp) {
+    match realm.enter(asker(servers, subnets)).kept(&query, Transport::Udp) {
         Kept::Settled((octets, _)) | Kept::Renewed((octets, _)) => {
             assert!(recalled.is_none_or(|it| it == octets));
             octets.last_chunk().copied()

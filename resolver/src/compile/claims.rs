@@ -56,10 +56,18 @@ pub(super) enum Claimant {
 pub(super) struct Claims {
     pub(super) names: Vec<(String, Claim)>,
     pub(super) reverse: Vec<(IpAddr, Pointer)>,
-    /// None where every name of the network is known: then nobody else is asked about it.
-    pub(super) owners: Vec<(IpAddr, Arc<Owner>)>,
+    /// `None` where every name of the network is known: then nobody else is asked about it.
+    pub(super) owned: Option<Owned>,
     /// What is wrong with it, whatever others claim.
     pub(super) notes: Notes,
+}
+
+/// What one claimant has of addresses, and what it says of itself: once, because that lists as many
+/// addresses again.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Owned {
+    pub(super) owner: Arc<Owner>,
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// Who is meant by a name, as one claimant has it.
@@ -73,6 +81,14 @@ pub(super) struct Claim {
     /// It is a service's own name, or one by which a container is really called: two of these are
     /// told of.
     pub(super) is_called: bool,
+}
+
+impl Claims {
+    /// Whose those addresses are that are its own.
+    pub(super) fn owners(&self) -> impl Iterator<Item = (IpAddr, Arc<Owner>)> {
+        let owned = self.owned.iter();
+        owned.flat_map(|it| it.addresses.iter().map(|at| (*at, Arc::clone(&it.owner))))
+    }
 }
 
 impl Group {
@@ -168,7 +184,8 @@ impl<'a> Ground<'a> {
                 tasks: entry(&all),
             });
             let held = tasks.iter().flat_map(|(_, it)| it.addresses.iter().copied());
-            claims.owners.extend(vip.into_iter().chain(held).map(|it| (it, Arc::clone(&owner))));
+            let addresses = vip.into_iter().chain(held).collect();
+            claims.owned = Some(Owned { owner, addresses });
         }
         claims
     }
@@ -217,8 +234,7 @@ impl<'a> Ground<'a> {
         if self.network.names == Completeness::Gossip {
             let (front, tasks) = (entry(&own), entry(&own));
             let owner = Arc::new(Owner { name: task.name.clone(), vip: None, front, tasks });
-            let owned = endpoint.addresses.iter().map(|it| (*it, Arc::clone(&owner)));
-            claims.owners.extend(owned);
+            claims.owned = Some(Owned { owner, addresses: endpoint.addresses.clone() });
         }
         let primary = name::key(&task.name);
         let is_free = |key: &String| !key.is_empty() && !spoken_for.contains(key);

@@ -123,10 +123,10 @@ impl Ledger {
     }
 
     fn enter(&mut self, claimant: &Claimant, claims: Claims) {
-        let Claims { names, reverse, owners, notes } = claims;
+        self.owners.enter(claimant, claims.owners());
+        let Claims { names, reverse, owned: _, notes } = claims;
         self.names.enter(claimant, names);
         self.reverse.enter(claimant, reverse);
-        self.owners.enter(claimant, owners);
         if !notes.is_empty() {
             self.wrong.insert(claimant.clone(), notes);
         }
@@ -134,10 +134,10 @@ impl Ledger {
 
     fn retract(&mut self, claimant: &Claimant, claims: &Claims, touched: &mut Touched) {
         touched.note(claims);
-        let Claims { names, reverse, owners, notes: _ } = claims;
-        self.names.retract(claimant, names);
-        self.reverse.retract(claimant, reverse);
-        self.owners.retract(claimant, owners);
+        let Claims { names, reverse, owned, notes: _ } = claims;
+        self.names.retract(claimant, names.iter().map(|(key, _)| key));
+        self.reverse.retract(claimant, reverse.iter().map(|(address, _)| address));
+        self.owners.retract(claimant, owned.iter().flat_map(|it| &it.addresses));
         self.wrong.remove(claimant);
     }
 
@@ -204,12 +204,12 @@ impl Touched {
     fn note(&mut self, claims: &Claims) {
         self.names.extend(claims.names.iter().map(|(key, _)| key.clone()));
         self.addresses.extend(claims.reverse.iter().map(|(address, _)| *address));
-        self.addresses.extend(claims.owners.iter().map(|(address, _)| *address));
+        self.addresses.extend(claims.owned.iter().flat_map(|it| &it.addresses));
     }
 }
 
 impl<K: Ord, V> Claimed<K, V> {
-    fn enter(&mut self, claimant: &Claimant, claims: Vec<(K, V)>) {
+    fn enter(&mut self, claimant: &Claimant, claims: impl IntoIterator<Item = (K, V)>) {
         for (key, claim) in claims {
             // Nearly all names have one claimant, and there are thousands of them.
             let claimed = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
@@ -218,8 +218,11 @@ impl<K: Ord, V> Claimed<K, V> {
         }
     }
 
-    fn retract(&mut self, claimant: &Claimant, claims: &[(K, V)]) {
-        for (key, _) in claims {
+    fn retract<'a>(&mut self, claimant: &Claimant, keys: impl Iterator<Item = &'a K>)
+    where
+        K: 'a,
+    {
+        for key in keys {
             if let Some(claimed) = self.0.get_mut(key) {
                 claimed.retain(|(it, _)| it != claimant);
                 if claimed.is_empty() {

@@ -32,7 +32,7 @@ use crate::answer::{Answer, Reason, addresses, may_be_public};
 use crate::chance;
 use crate::compile::SANDBOX_ADDRESS;
 use crate::name::Name;
-use crate::plan::View;
+use crate::plan::{Outside, View};
 use crate::upstream::exchange::Place;
 use crate::wire::encode::{self, Recursion};
 use crate::wire::reply::Reply;
@@ -104,7 +104,7 @@ impl Engine {
 }
 
 /// The reply to `query` as the engine means it. `None`: it does not know the name, which may be
-/// somebody's in the Internet, so that servers there are better asked without it.
+/// somebody's in the Internet, and there are servers that are better asked without it.
 pub(crate) async fn ask(
     door: &Door,
     engine: &Engine,
@@ -116,7 +116,8 @@ pub(crate) async fn ask(
     let word = engine.told(door, view, &asked).await;
     let said = |it: Answer| encode::answer(query, &it, transport, Recursion::Offered);
     let failed = |code, reason| encode::refusal(query, code, reason, Recursion::Offered);
-    if !matches!(word, Word::Known(_) | Word::NoData) && may_be_public(&query.name.key()) {
+    let others = matches!(view.outside, Outside::Servers(_)) && may_be_public(&query.name.key());
+    if others && !matches!(word, Word::Known(_) | Word::NoData) {
         return None;
     }
     Some(match word {

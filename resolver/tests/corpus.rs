@@ -14,6 +14,8 @@ use std::path::Path;
 
 #[path = "../../fuzz/checks/query.rs"]
 mod query;
+#[path = "../../fuzz/checks/resolv_conf.rs"]
+mod resolv_conf;
 #[path = "../../fuzz/checks/upstream_reply.rs"]
 mod upstream_reply;
 
@@ -40,6 +42,11 @@ fn what_clients_may_send_is_read_alike_by_both_paths_and_by_hickory() {
 #[test]
 fn what_upstream_servers_may_reply_is_read_kept_and_told() {
     assert!(replay("upstream_reply", upstream_reply::check) > 20);
+}
+
+#[test]
+fn what_may_stand_in_a_resolv_conf_gives_every_server_that_glibc_would_ask() {
+    assert!(replay("resolv_conf", resolv_conf::check) > 10);
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn kept(answer: &KeptAnswer) -> String {
         KeptAs::Records(_) => format!("its {kind} records"),
         KeptAs::NoData => format!("that it has no {kind} records"),
         KeptAs::NoName => format!("that there is no such name ({kind})"),
-        KeptAs::Failure => format!("that no server answered ({kind})"),
+        KeptAs::Failure => format!("that no server could say ({kind})"),
         KeptAs::Blocked => format!("{kind} records that the filter against rebinding holds back"),
     };
     if *stale {

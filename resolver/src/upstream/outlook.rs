@@ -55,7 +55,7 @@ pub enum KeptAs {
     NoData,
     /// That there is no such name.
     NoName,
-    /// That no server answered.
+    /// That no server answered, or none could say.
     Failure,
     /// What the filter against rebinding holds back.
     Blocked,

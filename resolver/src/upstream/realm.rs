@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use ipnet::IpNet;
 use kernel::door::Door;
 use tokio::time::timeout_at;
 
@@ -20,7 +21,7 @@ use super::circle::{Asker, Circle, Ended, Given, Kept, Told, Waiting};
 use super::exchange::Place;
 use super::limits::Leave;
 use super::policy::Policy;
-use crate::answer::{Answer, Reason};
+use crate::answer::{Answer, Reason, Reverse, reverse};
 use crate::metrics::Source;
 use crate::plan::View;
 use crate::wire::reply::asked::Asked;
@@ -90,7 +91,7 @@ impl Realm {
         transport: Transport,
     ) -> Result<Given, Reason> {
         let Some(servers) = self.policy.servers(asker.servers, query) else {
-            let answer = Answer::no_name(NOWHERE);
+            let answer = nowhere(query, asker.subnets);
             let reply = encode::answer(query, &answer, transport, Recursion::Offered);
             return Ok((reply, Source::Local));
         };
@@ -195,6 +196,19 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.0.exit();
+    }
+}
+
+/// What is told of a name that only private servers could know, where none is asked: what has names
+/// of the sandbox's own networks below it exists, and is empty (RFC 8020).
+fn nowhere(query: &Query, subnets: &[IpNet]) -> Answer {
+    match reverse(&query.name.key()) {
+        Some(Reverse::Range(range)) if subnets.iter().any(|it| range.contains(it)) => {
+            Answer::no_data(NOWHERE)
+        }
+        Some(Reverse::Range(_) | Reverse::Address(_) | Reverse::Nonsense(_)) | None => {
+            Answer::no_name(NOWHERE)
+        }
     }
 }
 

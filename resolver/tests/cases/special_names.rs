@@ -146,3 +146,16 @@ fn case_39_reverse_names_of_private_addresses_that_are_not_ours_go_to_a_private_
     }
     assert_eq!(world.upstream.count(), 3);
 }
+
+#[test]
+fn case_39_without_a_private_server_they_do_not_exist_unless_ours_are_below() {
+    let mut world = World::new();
+    let private = format!("[\"{}\"]", world.upstream.address);
+    world.change(|text| text.replace(&private, "[\"192.0.2.53\"]"));
+    let client = world.client();
+    client.ask(&Ask::new("168.192.in-addr.arpa", PTR)).is_no_name();
+    for above in ["10.in-addr.arpa", "20.10.in-addr.arpa"] {
+        client.ask(&Ask::new(above, PTR)).is_no_data();
+    }
+    world.nobody_outside_was_asked();
+}

@@ -6,7 +6,6 @@ mod ends;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use ipnet::IpNet;
 use registry::model::Dial;
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;

@@ -1,9 +1,11 @@
 //! Steps of the Swarm's test about the life of containers: what is told of those that stop, share a
-//! namespace, or come to a network while they run. Each leaves the lab as it found it.
+//! namespace, or come to a network while they run. Together they leave the lab as they found it.
+
+use std::time::Duration;
 
 use super::support::sorted;
 use super::swarm::Lab;
-use super::{dig, until};
+use super::{dig, eventually, until};
 
 /// Runs until it is told to stop, and for a while after.
 const SLOW: &str = "trap \"sleep 5; exit 0\" TERM; while :; do sleep 0.2; done";
@@ -27,6 +29,21 @@ pub(crate) fn a_stopping_task_is_in_no_name_while_it_still_runs(
         ["node1", "node2"].map(|node| lab.containers(node, "slow").len()).iter().sum::<usize>();
     assert_eq!(running, 2, "and has not ended");
     lab.docker("node1", "service rm slow");
+}
+
+/// The tasks that were stopped there are gone, for each portolan too: whoever compares the world
+/// before and after a restart begins after that.
+pub(crate) fn nothing_is_left_of_slow(lab: &Lab) {
+    let gone = || {
+        ["node1", "node2"].iter().all(|node| {
+            let known = |what| {
+                let said = lab.portolan(node, &["ls", what]).stdout;
+                String::from_utf8_lossy(&said).contains("slow")
+            };
+            lab.containers(node, "slow").is_empty() && !known("services") && !known("tasks")
+        })
+    };
+    assert!(eventually(Duration::from_secs(30), gone), "{}", lab.log("node1"));
 }
 
 pub(crate) fn containers_of_one_namespace_have_the_same_names(lab: &Lab) {

@@ -87,7 +87,7 @@ impl Engine {
         };
         // What the engine knows for certain: the sandbox's own name.
         let own_name = Name::from_text(&view.name).ok();
-        let own_name = own_name.filter(|_| denies_at_once(view, asked));
+        let own_name = own_name.filter(|_| denies_at_once(view, asked) || has_others(view, asked));
         for port in &ports {
             let address = SocketAddr::from((SANDBOX_ADDRESS, *port));
             let server = Upstream { address, dial: Dial::Sandbox };
@@ -116,8 +116,7 @@ pub(crate) async fn ask(
     let word = engine.told(door, view, &asked).await;
     let said = |it: Answer| encode::answer(query, &it, transport, Recursion::Offered);
     let failed = |code, reason| encode::refusal(query, code, reason, Recursion::Offered);
-    let others = matches!(view.outside, Outside::Servers(_)) && may_be_public(&query.name.key());
-    if others && !matches!(word, Word::Known(_) | Word::NoData) {
+    if has_others(view, query) && !is_its_own(&word) {
         return None;
     }
     Some(match word {
@@ -159,6 +158,21 @@ fn denies_at_once(view: &View, query: &Query) -> bool {
         (Some(_), None, None) => !view.forward_single_label,
         (Some(first), Some(_), None) => first.eq_ignore_ascii_case(b"tasks"),
         _ => false,
+    }
+}
+
+/// Whether servers outside may know the name, and can be asked without the engine: with what is
+/// kept of them, and with more patience than a container's own names get.
+fn has_others(view: &View, query: &Query) -> bool {
+    matches!(view.outside, Outside::Servers(_)) && may_be_public(&query.name.key())
+}
+
+/// Whether the engine says that of what it knows itself.
+fn is_its_own(word: &Word) -> bool {
+    match word {
+        Word::Known(_) | Word::NoData => true,
+        Word::Foreign(reply) => word::hear(reply).is_some_and(|it| !it.is_from_outside),
+        Word::NoName | Word::Elsewhere | Word::Failed(_) | Word::Silent | Word::Nobody => false,
     }
 }
 

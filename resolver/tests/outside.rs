@@ -376,4 +376,16 @@ fn public_names_below_a_network_called_as_a_top_level_domain_need_no_engine() {
     // Nobody outside can be called so.
     assert!(sandbox.dig_header("tasks.www").contains("SERVFAIL"));
     assert_eq!(upstream.asked(), 1);
+    // What the engine knows itself is its own, whether the registry knows the address or not; what
+    // it is silent about, because it asks others, is asked of ours.
+    let (alias, own) = (Ipv4Addr::new(10, 1, 0, 99), Ipv4Addr::new(10, 1, 0, 3));
+    let _engine = sandbox.engine_that(move |query| match &query[12..16] {
+        b"\x05cac" => Some(reply(query, 0, &[alias])),
+        b"\x03box" => Some(reply(query, 0, &[own])),
+        _ => None,
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(sandbox.dig("cache.dev"), "10.1.0.99");
+    assert_eq!(sandbox.dig("ftp.dev"), "198.51.100.7");
+    assert_eq!(upstream.asked(), 2);
 }

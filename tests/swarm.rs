@@ -81,8 +81,12 @@ fn until(lab: &Lab, what: &str, condition: impl FnMut() -> bool) {
 fn names_resolve_in_containers_of_both_nodes(lab: &Lab, places: &[(&'static str, String)]) {
     let vip = lab.docker("node1", "service inspect counter_web -f '{{json .Endpoint.VirtualIPs}}'");
     for place in places {
+        // Each network's gossip comes in its own time.
         until(lab, &format!("all tasks of app on {}", place.0), || {
-            dig(lab, place, "+short tasks.app").lines().count() == 5
+            ["tasks.app", "tasks.app.frontend", "tasks.app.backend"].iter().all(|name| {
+                let said = dig(lab, place, &format!("+noall +answer {name}"));
+                said.lines().count() == 5 && !said.contains(" timed out") && !said.contains("600")
+            })
         });
         let web = dig(lab, place, "+short web");
         assert!(

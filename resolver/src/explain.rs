@@ -28,7 +28,7 @@ use crate::answer::{Verdict, decide, is_reverse};
 use crate::name::Name;
 use crate::plan::{Plan, View};
 use crate::upstream::{Outlook, UpstreamConfig};
-use crate::wire::{Class, Kind, Query};
+use crate::wire::{Kind, Query};
 
 /// Why a name resolves as it does. Its [`fmt::Display`] is what `portolan explain dns` prints.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -146,7 +146,8 @@ pub fn explain(known: &Known<'_>, sandbox: &SandboxId, name: &str) -> Explanatio
     let form = Form::of(&key);
     let whom = form.whom(&key);
     let question = Question { snapshot, plan, config, view, form, key: &key, whom };
-    let queries: Vec<_> = form.kinds().iter().map(|kind| query(asked.clone(), *kind)).collect();
+    let queries: Vec<_> =
+        form.kinds().iter().map(|kind| Query::plain(asked.clone(), *kind)).collect();
     let verdicts: Vec<_> = queries.iter().map(|it| decide(view, it, 0)).collect();
     let Some((first, ground)) = verdicts.first() else { return told };
     told.steps = place::steps(&question, *ground);
@@ -242,20 +243,6 @@ impl Form {
                 rest
             }
         }
-    }
-}
-
-/// The question of a client that wants nothing special.
-fn query(name: Name, kind: Kind) -> Query {
-    Query {
-        id: 0,
-        recursion_desired: true,
-        checking_disabled: false,
-        authentic_data: false,
-        name,
-        kind,
-        class: Class::IN,
-        edns: None,
     }
 }
 

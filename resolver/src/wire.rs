@@ -74,6 +74,22 @@ pub struct Query {
     pub edns: Option<Edns>,
 }
 
+impl Query {
+    /// As a program asks that knows no more of DNS: with RD, of class IN, under number 0.
+    pub fn plain(name: Name, kind: Kind) -> Self {
+        Self {
+            id: 0,
+            recursion_desired: true,
+            checking_disabled: false,
+            authentic_data: false,
+            name,
+            kind,
+            class: Class::IN,
+            edns: None,
+        }
+    }
+}
+
 /// What a client's OPT record says (RFC 6891). Options are not kept: none is echoed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Edns {

@@ -36,7 +36,7 @@ use registry::model::{Completeness, Origin, ServiceKind};
 use registry::{Draft, Note, Snapshot};
 use resolver::answer::{Answer, Reason, Record, Verdict, answer, answer_host};
 use resolver::name::Name;
-use resolver::wire::{Class, Kind, Query, Rcode};
+use resolver::wire::{Kind, Query, Rcode};
 use resolver::{Config, Known, Plan, Server, VipTable, compile, explain};
 use resolver::{KeptAnswer, KeptAs, Outlook, ServerOutlook, Standing};
 
@@ -329,14 +329,5 @@ fn query(name: &str, kind: &str) -> Query {
         "TXT" => Kind::TXT,
         other => Kind(other.strip_prefix("TYPE").unwrap().parse().unwrap()),
     };
-    Query {
-        id: 7,
-        recursion_desired: true,
-        checking_disabled: false,
-        authentic_data: false,
-        name: Name::from_text(name).unwrap(),
-        kind,
-        class: Class::IN,
-        edns: None,
-    }
+    Query { id: 7, ..Query::plain(Name::from_text(name).unwrap(), kind) }
 }

@@ -156,16 +156,7 @@ fn quick(gossip: bool, name: &str, kind: Kind) -> Quick {
     draft.networks.iter_mut().for_each(|it| it.names = names);
     let (plan, _) = compile(&Snapshot::build(draft, 1), &VipTable::new(), &config());
     let view = plan.views.values().find(|it| it.name == "web.1").unwrap();
-    let query = Query {
-        id: 9,
-        recursion_desired: true,
-        checking_disabled: false,
-        authentic_data: false,
-        name: Name::from_text(name).unwrap(),
-        kind,
-        class: Class::IN,
-        edns: None,
-    };
+    let query = Query { id: 9, ..Query::plain(Name::from_text(name).unwrap(), kind) };
     let octets = octets_of(&query, 0x0100);
     let seat = Seat::new(std::sync::Arc::clone(view));
     seat.quick(&Plain::read(&octets).unwrap(), 1, &mut [0; 1232])

@@ -48,16 +48,8 @@ fn other_classes_are_refused_whatever_the_name() {
         ttl: 5,
     };
     for class in [Class::CH, Class(4), Class(254), Class(255), Class(4321)] {
-        let query = Query {
-            id: 1,
-            recursion_desired: true,
-            checking_disabled: false,
-            authentic_data: false,
-            name: Name::from_text("version.bind").unwrap(),
-            kind: Kind::TXT,
-            class,
-            edns: None,
-        };
+        let query =
+            Query { class, ..Query::plain(Name::from_text("version.bind").unwrap(), Kind::TXT) };
         let refused = Verdict::Refuse(Rcode::REFUSED, Reason::Plain);
         assert_eq!(answer(&view, &query, 0), refused);
         assert_eq!(answer_host(&crate::plan::HostView::default(), &query, 0), refused);

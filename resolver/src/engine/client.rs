@@ -18,7 +18,7 @@ use super::ports::ports_in;
 use crate::compile::SANDBOX_ADDRESS;
 use crate::name::Name;
 use crate::upstream::exchange::{Place, ask_udp};
-use crate::wire::{Class, Edns, Kind, Query, Rcode};
+use crate::wire::{Edns, Kind, Query, Rcode};
 
 /// Asks the engine's resolver in any sandbox.
 #[derive(Clone, Debug)]
@@ -37,16 +37,7 @@ impl EngineClient {
     /// other than NOERROR.
     pub async fn addresses(&self, path: &Path, cookie: u64, name: &str) -> Option<Vec<Ipv4Addr>> {
         let place = Place { netns: path.to_owned(), cookie: Some(cookie) };
-        let query = Query {
-            id: 0, // each question gets one of its own
-            recursion_desired: true,
-            checking_disabled: false,
-            authentic_data: false,
-            name: Name::from_text(name).ok()?,
-            kind: Kind::A,
-            class: Class::IN,
-            edns: None,
-        };
+        let query = Query::plain(Name::from_text(name).ok()?, Kind::A); // its number is made when it is sent
         timeout(WAIT, self.ask(&place, &query)).await.ok()?
     }
 

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use registry::model::Network;
 
 use super::words::quoted;
-use super::{Form, Question, listed, query};
+use super::{Form, Question, listed};
 use crate::answer::{Ground, Reverse, Verdict, candidates, decide, reverse};
 use crate::name::{self, Name};
 use crate::plan::{View, Zone};
+use crate::wire::Query;
 
 /// Networks that this sandbox is not on and where the name is somebody's.
 pub(super) fn elsewhere(question: &Question<'_>, ground: Ground) -> Option<String> {
@@ -125,7 +126,7 @@ fn gets(question: &Question<'_>, zone: &Arc<Zone>, name: &str) -> Option<String>
     let mut there = View::clone(view);
     there.zones.push(Arc::clone(zone));
     let answered = |kind| {
-        let (verdict, _) = decide(&there, &query(asked.clone(), kind), 0);
+        let (verdict, _) = decide(&there, &Query::plain(asked.clone(), kind), 0);
         matches!(verdict, Verdict::Answer(it) if !it.records.is_empty())
     };
     form.kinds().iter().any(|kind| answered(*kind)).then_some(full)

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use registry::model::Network;
 
-use super::{Explanation, Form, Question, Step, holder, listed, query, words};
+use super::{Explanation, Form, Question, Step, holder, listed, words};
 use crate::answer::{Ground, Reverse, Verdict, candidates, decide, reverse};
 use crate::name::{self, Name};
 use crate::plan::{View, Zone};
-use crate::wire::Kind;
+use crate::wire::{Kind, Query};
 
 /// Where the question looks, in order, until somebody has the name; behind him those who have it
 /// too and come later.
@@ -144,7 +144,8 @@ pub(super) fn others(question: &Question<'_>, told: &Explanation) -> Option<Stri
             network => network,
         };
         let full = format!("{}.{place}", it.name);
-        let (verdict, ground) = decide(view, &query(Name::from_text(&full).ok()?, Kind::A), 0);
+        let (verdict, ground) =
+            decide(view, &Query::plain(Name::from_text(&full).ok()?, Kind::A), 0);
         let answers = matches!(verdict, Verdict::Answer(it) if it.exists);
         (full != question.key && answers && ground == Ground::Known).then_some(full)
     };

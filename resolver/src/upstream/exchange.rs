@@ -231,7 +231,8 @@ mod tests {
     use kernel::netns::{Netns, NetnsError};
 
     use super::*;
-    use crate::wire::{Class, Kind};
+    use crate::name::Name;
+    use crate::wire::Kind;
 
     #[tokio::test]
     async fn no_server_is_dialled_from_a_namespace_that_took_the_sandboxs_place() {
@@ -241,16 +242,7 @@ mod tests {
         let place = Place { netns: other.path().to_owned(), cookie };
         let server = "127.0.0.1:53".parse().unwrap();
         let dialer = Dialer::new(Dial::Sandbox, &door, &place);
-        let query = Query {
-            id: 1,
-            recursion_desired: true,
-            checking_disabled: false,
-            authentic_data: false,
-            name: crate::name::Name::from_text("example.com").unwrap(),
-            kind: Kind::A,
-            class: Class::IN,
-            edns: None,
-        };
+        let query = Query::plain(Name::from_text("example.com").unwrap(), Kind::A);
         let refused = [
             udp(&dialer, server, &query, None).await.unwrap_err(),
             tcp(&dialer, server, &query, None).await.unwrap_err(),

@@ -11,16 +11,7 @@ use super::*;
 use crate::answer::{Answer, Record};
 
 fn asked(name: &str, kind: Kind, edns: Option<Edns>) -> Query {
-    Query {
-        id: 0x1234,
-        recursion_desired: true,
-        checking_disabled: false,
-        authentic_data: false,
-        name: Name::from_text(name).unwrap(),
-        kind,
-        class: Class::IN,
-        edns,
-    }
+    Query { id: 0x1234, edns, ..Query::plain(Name::from_text(name).unwrap(), kind) }
 }
 
 /// What hickory makes of the same question.

@@ -2,20 +2,11 @@
 
 use crate::name::Name;
 use crate::wire::reply::{Reply, matching};
-use crate::wire::{Class, Kind, Query};
+use crate::wire::{Kind, Query};
 
 /// A question for `name`.
 pub(crate) fn query(name: &str, kind: Kind) -> Query {
-    Query {
-        id: 0x1234,
-        recursion_desired: true,
-        checking_disabled: false,
-        authentic_data: false,
-        name: Name::from_text(name).unwrap(),
-        kind,
-        class: Class::IN,
-        edns: None,
-    }
+    Query { id: 0x1234, ..Query::plain(Name::from_text(name).unwrap(), kind) }
 }
 
 /// Owner (empty: the question's name, by a pointer), type, TTL, data.

@@ -91,8 +91,14 @@ impl Upstream {
         udp: impl Fn(&[u8], &Wire<'_>) + Send + 'static,
         tcp: impl Fn(TcpStream, &Mutex<Vec<Asked>>) + Send + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = UdpSocket::bind(listener.local_addr().unwrap()).unwrap();
+        // The same port for both; another test may have it for one of them.
+        let (listener, socket) = (0..100)
+            .find_map(|_| {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let socket = UdpSocket::bind(listener.local_addr().unwrap()).ok()?;
+                Some((listener, socket))
+            })
+            .unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let address = socket.local_addr().unwrap();
         let (asked, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));

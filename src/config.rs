@@ -7,7 +7,6 @@
 //!
 //! The one place that reads the environment. `keys` is the table of all keys.
 
-mod duration;
 mod keys;
 mod read;
 

@@ -8,13 +8,16 @@
 //!
 //! `keys` is the one table of all labels; help texts, suggestions and this parser come from it.
 
+mod balance;
 mod interlock_v1;
 mod keys;
 mod lb;
+mod probe;
 mod values;
 
 pub use keys::{Effect, Known, known};
 
+use crate::balance_spec::BalanceSpec;
 use crate::model::{Service, ServiceKind};
 use crate::note::Notes;
 use crate::route_spec::RouteSpec;
@@ -37,6 +40,17 @@ pub fn routes(service: &Service) -> (Vec<RouteSpec>, Notes) {
         }
     }
     (routes, notes)
+}
+
+/// How `service` wants its VIP, its published ports and its health checks. A service without such
+/// labels gets the default and no note.
+pub fn balance(service: &Service) -> (BalanceSpec, Notes) {
+    let mut notes = Notes::default();
+    if !service.labels.keys().any(|key| key.starts_with(keys::OWN)) {
+        return (BalanceSpec::default(), notes);
+    }
+    let spec = balance::read(service, &mut notes);
+    (spec, notes)
 }
 
 /// How notes name a service.

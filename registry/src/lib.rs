@@ -3,8 +3,10 @@
 //!
 //! Read in this order: [`model`], [`snapshot`], [`note`], [`consumer`], [`labels`], [`source`].
 
+pub mod balance_spec;
 pub mod consumer;
 pub mod document;
+pub mod duration;
 pub mod fuzz;
 pub mod id;
 pub mod labels;

@@ -1,7 +1,8 @@
-//! `fixtures/labels/*.txt`: given these labels, exactly these routes and diagnostics.
+//! `fixtures/labels/*.txt`: given these labels, exactly these routes, this balancing and these
+//! diagnostics.
 //!
 //! A file is a list of cases, with a blank line between them: `#` a sentence about the behaviour,
-//! the service (kind, name, `stack=NAME`, published ports `80:8080`), its labels, `->`, and what
+//! the service (kind, name, `stack=NAME`, published ports `80:8080`, `53:53/udp`), its labels, `->`, and what
 //! comes out. `UPDATE=1 cargo test` writes what comes out now; the reviewer reads the difference.
 
 #![expect(
@@ -15,6 +16,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use registry::balance_spec::{BalanceSpec, Bind, Probe};
 use registry::labels::{self, Effect};
 use registry::model::{Labels, Mode, Protocol, PublishMode, PublishedPort, Service, ServiceKind};
 
@@ -60,7 +62,9 @@ fn replay(case: &str) -> String {
 
 fn outcome(service: &Service) -> String {
     let mut text = String::new();
-    let (routes, notes) = labels::routes(service);
+    let (routes, mut notes) = labels::routes(service);
+    let (spec, said) = labels::balance(service);
+    notes.extend(said);
     for it in routes {
         write!(text, "  route {:?} {} port {}", it.group, it.hosts.join(" "), it.port).unwrap();
         write!(text, " root {:?}", it.context_root).unwrap();
@@ -76,10 +80,34 @@ fn outcome(service: &Service) -> String {
         }
         text.push('\n');
     }
+    if spec != BalanceSpec::default() {
+        writeln!(text, "  balance {}", changed(&spec)).unwrap();
+    }
     for note in &notes {
         writeln!(text, "  {note}").unwrap();
     }
     if text.is_empty() { "  nothing\n".to_owned() } else { text }
+}
+
+/// The fields that are not as by default, as `Debug` writes them.
+fn changed(spec: &BalanceSpec) -> String {
+    let fields = |spec: &BalanceSpec| {
+        let BalanceSpec { affinity, prefer, address, health, bind, proxy_protocol, ports, drain } =
+            spec;
+        [
+            format!("affinity {affinity:?}"),
+            format!("prefer {prefer:?}"),
+            format!("address {address:?}"),
+            format!("health {health:?}"),
+            format!("bind {bind:?}"),
+            format!("proxy_protocol {proxy_protocol}"),
+            format!("ports {ports:?}"),
+            format!("drain {drain:?}"),
+        ]
+    };
+    let pairs = fields(spec).into_iter().zip(fields(&BalanceSpec::default()));
+    let changed: Vec<_> = pairs.filter(|(now, usual)| now != usual).map(|(now, _)| now).collect();
+    changed.join(" ")
 }
 
 fn read_service(line: &str) -> Service {
@@ -96,10 +124,11 @@ fn read_service(line: &str) -> Service {
             service.stack = Some(stack.to_owned());
         } else {
             let (published, target) = word.split_once(':').unwrap();
+            let (target, protocol) = target.split_once('/').unwrap_or((target, "tcp"));
             service.ports.push(PublishedPort {
                 published: published.parse().unwrap(),
                 target: target.parse().unwrap(),
-                protocol: Protocol::Tcp,
+                protocol: if protocol == "udp" { Protocol::Udp } else { Protocol::Tcp },
                 mode: PublishMode::Host,
                 name: None,
             });
@@ -139,7 +168,7 @@ proptest! {
     #[test]
     fn no_text_in_labels_makes_the_parser_fail_or_a_note_span_lines(
         keys in prop::collection::vec(
-            "(com\\.docker\\.lb|interlock|portolan)\\.(hosts|port|context_root|hostname|alias_domain|\\PC{0,9})(\\.\\PC{0,4})?",
+            "(com\\.docker\\.lb|interlock|portolan)\\.(hosts|port|context_root|hostname|alias_domain|vip\\.address|vip\\.ports|mesh\\.bind|health\\.http|health\\.rise|\\PC{0,9})(\\.\\PC{0,4})?",
             0..6,
         ),
         values in prop::collection::vec("(?s).{0,90}|([a-zA-Z0-9*._:/-]{0,12},?){0,4}", 6),
@@ -147,7 +176,16 @@ proptest! {
     ) {
         let kind = if compose { ServiceKind::Compose } else { ServiceKind::Swarm };
         let labels: Labels = keys.into_iter().zip(values).collect();
-        let (routes, notes) = labels::routes(&service(kind, "web", labels));
+        let (routes, mut notes) = labels::routes(&service(kind, "web", labels.clone()));
+        let (spec, said) = labels::balance(&service(kind, "web", labels));
+        notes.extend(said);
+        for bind in &spec.bind {
+            let legal = |it: &str| matches!(it.len(), 1..=15) && !it.contains(['/', ' ', '\n', '\0']);
+            prop_assert!(!matches!(bind, Bind::Interface(name) if !legal(name)), "{bind:?}");
+        }
+        if let Some(Probe::Http { path, .. }) = spec.health.map(|it| it.probe) {
+            prop_assert!(path.starts_with('/') && path.bytes().all(|it| it.is_ascii_graphic()));
+        }
         for route in &routes {
             prop_assert!(!route.hosts.is_empty() && route.port > 0);
             prop_assert!(route.hosts.iter().all(|it| it.to_lowercase() == *it && !it.ends_with('.')));

@@ -1,4 +1,5 @@
-//! What the labels of all services together ask of the router, judged by the router's own compile.
+//! What the labels of all services together ask, judged by those who act on them: the router by its
+//! own compile, balancing and health checks by their reader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -35,6 +36,7 @@ pub(super) fn judge(
     for (file, declared) in declared {
         let subject = format!("service {}", declared.service.name);
         let (_, mut notes) = labels::routes(&declared.service);
+        notes.extend(labels::balance(&declared.service).1);
         notes.extend(conflicts.clone());
         for note in declared.notes.iter().chain(&notes) {
             if (note.subject == subject || declared.notes.iter().any(|it| it == note))

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use registry::document::{Document, Table, Value};
+use registry::duration;
 use registry::nearest::nearest;
 use resolver::name::Name;
 use resolver::{Authorities, Server};
 use router::config::{Limits, Timeouts, UnknownHost};
 
 use super::keys::{self, CLUSTER};
-use super::{Config, Source, duration, engine};
+use super::{Config, Source, engine};
 use crate::log::Format;
 
 /// Reads everything; mistakes are recorded in `document`.

@@ -2,9 +2,13 @@
 //!
 //! Sources: Interlock's `com.docker.lb.*` (v2, v3) and `interlock.*` (v1), and portolan's own.
 
-use super::subject;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::values::{self, Bad};
-use crate::model::Service;
+use super::{probe, subject};
+use crate::balance_spec::{Affinity, Bind, Prefer};
+use crate::model::{Protocol, Service};
 use crate::nearest::nearest;
 use crate::note::{Notes, shown};
 use crate::route_spec::BackendMode;
@@ -62,6 +66,74 @@ pub(super) const SERVICE_CLUSTER: Key<String> = Key {
     name: "service_cluster",
     help: "the service cluster that serves it; empty for the default one",
     read: values::text,
+};
+
+pub(super) const AFFINITY: Key<Affinity> = Key {
+    name: "vip.affinity",
+    help: "`client` keeps a client's connections on one task; `none` is the default",
+    read: probe::affinity,
+};
+pub(super) const PREFER: Key<Prefer> = Key {
+    name: "vip.prefer",
+    help: "`node` prefers tasks of the client's node; `any` is the default",
+    read: probe::prefer,
+};
+pub(super) const ADDRESS: Key<IpAddr> = Key {
+    name: "vip.address",
+    help: "the VIP to use, e.g. 10.0.5.100; `.NETWORK` for that network only",
+    read: probe::address,
+};
+pub(super) const PORTS: Key<(u16, Protocol)> = Key {
+    name: "vip.ports",
+    help: "ports besides the published ones that a relay listens on, e.g. `80,53/udp`",
+    read: probe::port_and_protocol,
+};
+pub(super) const DRAIN: Key<Duration> = Key {
+    name: "vip.drain",
+    help: "how long connections to a draining task may go on, e.g. 30s",
+    read: probe::drain,
+};
+pub(super) const BIND: Key<Bind> = Key {
+    name: "mesh.bind",
+    help: "addresses or interfaces at which published ports are to be had, e.g. `eth0,127.0.0.1`",
+    read: probe::bind,
+};
+pub(super) const PROXY_PROTOCOL: Key<bool> = Key {
+    name: "mesh.proxy_protocol",
+    help: "`v2` relays published ports with a PROXY protocol header; `off` is the default",
+    read: probe::proxy_protocol,
+};
+pub(super) const HEALTH_TCP: Key<u16> =
+    Key { name: "health.tcp", help: "checks tasks by connecting to this port", read: values::port };
+pub(super) const HEALTH_HTTP: Key<probe::Target> = Key {
+    name: "health.http",
+    help: "checks tasks by GET of this port and path, e.g. `8080/health`; 2xx and 3xx are success",
+    read: probe::http,
+};
+pub(super) const HEALTH_HOST: Key<String> = Key {
+    name: "health.host",
+    help: "the host that a check by HTTP asks for; the task's address is the default",
+    read: probe::name_of_host,
+};
+pub(super) const HEALTH_INTERVAL: Key<Duration> = Key {
+    name: "health.interval",
+    help: "how often tasks are checked, from 1s; 10s is the default",
+    read: probe::interval,
+};
+pub(super) const HEALTH_TIMEOUT: Key<Duration> = Key {
+    name: "health.timeout",
+    help: "how long a check may take; 2s is the default",
+    read: probe::timeout,
+};
+pub(super) const HEALTH_RISE: Key<u32> = Key {
+    name: "health.rise",
+    help: "successes in a row that bring a task back; 2 is the default",
+    read: probe::streak,
+};
+pub(super) const HEALTH_FALL: Key<u32> = Key {
+    name: "health.fall",
+    help: "failures in a row that take a task out; 3 is the default",
+    read: probe::streak,
 };
 
 /// One label that has a meaning.
@@ -207,8 +279,19 @@ const TABLE: &[Known] = &[
     later(OWN, "lb.weight", "share of a route that several services serve"),
     later(OWN, "lb.sticky", "`true` pins a client to a task by a cookie of the router"),
     later(OWN, "lb.protocol", "`h2c` speaks HTTP/2 to the tasks"),
-    later(OWN, "vip.affinity", "`client` keeps a client's connections on one task"),
-    later(OWN, "vip.prefer", "`node` prefers tasks of the same node"),
-    later(OWN, "health.*", "TCP or HTTP checks of the tasks"),
-    later(OWN, "mesh.*", "how published ports are relayed"),
+    AFFINITY.acts(OWN),
+    PREFER.acts(OWN),
+    ADDRESS.acts(OWN),
+    elsewhere("vip.address.*", "the VIP to use on the network of that name"),
+    PORTS.acts(OWN),
+    DRAIN.acts(OWN),
+    BIND.acts(OWN),
+    PROXY_PROTOCOL.acts(OWN),
+    HEALTH_TCP.acts(OWN),
+    HEALTH_HTTP.acts(OWN),
+    HEALTH_HOST.acts(OWN),
+    HEALTH_INTERVAL.acts(OWN),
+    HEALTH_TIMEOUT.acts(OWN),
+    HEALTH_RISE.acts(OWN),
+    HEALTH_FALL.acts(OWN),
 ];

@@ -9,7 +9,7 @@ pub(super) struct Bad {
     pub(super) remedy: String,
 }
 
-fn bad(text: impl Into<String>, remedy: impl Into<String>) -> Bad {
+pub(super) fn bad(text: impl Into<String>, remedy: impl Into<String>) -> Bad {
     Bad { text: text.into(), remedy: remedy.into() }
 }
 

@@ -1,9 +1,11 @@
-//! Times as people write them: `250ms`, `5s`, `1m30s`, `2h`.
+//! Times as people write them, in configuration and labels: `250ms`, `5s`, `1m30s`, `2h`.
+//!
+//! Always true here: what is read fits every timer; what is not a time is `None`, never a guess.
 
 use std::time::Duration;
 
 /// Reads a time; `None` where it is not one, or longer than [`LONGEST`].
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() {
@@ -28,8 +30,8 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     (total <= LONGEST).then_some(total)
 }
 
-/// No timer of ours makes sense beyond this, and none overflows below it.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A year: no timer of ours makes sense beyond this, and none overflows below it.
+pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {

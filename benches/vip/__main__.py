@@ -1,0 +1,44 @@
+"""Measures VIPs next to none and to others, and shows them on a real two-node Swarm.
+
+    sudo python3 benches/vip PORTOLAN [SECTION]...     (ROUNDS=5 SECONDS=3)
+
+Between namespaces of this machine, rounds interleaved, ratios of one run:
+table    TCP octets, new connections, UDP packets: direct, portolan, kube-proxy's nftables layout, HAProxy in tcp mode
+swaps    10,000 changes of a service's tasks (SWAPS) under a load of connects: none may fail
+
+Exit 1 when something is not as it should be. PORTOLAN is a release build; wants cc, nft, conntrack, haproxy.
+"""
+import importlib, os, pathlib, shutil, sys, tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+# Namespaces and peers are the DNS bench's, the Swarm's lab is the engine bench's.
+sys.path += [str(HERE.parent / "dns"), str(HERE.parent / "engine")]
+import field, parts
+
+# Each is a function of its own name, or of the name behind the colon, in the file before it.
+SECTIONS = {"table": "table", "swaps": "swaps"}
+DEFAULT = ["table", "swaps"]
+
+
+def main():
+    what = sys.argv[2:] or DEFAULT
+    if len(sys.argv) < 2 or os.geteuid() or not set(what) <= set(SECTIONS):
+        sys.exit(__doc__)
+    folder = field.build(tempfile.mkdtemp(prefix="vip-bench-"))
+    run = parts.Run(os.path.abspath(sys.argv[1]), None, folder, int(os.environ.get("ROUNDS", "5")), float(os.environ.get("SECONDS", "3")))
+    failed = []
+    try:
+        for name in what:
+            print(f"\n== {name}", flush=True)
+            module, _, function = SECTIONS[name].partition(":")
+            if getattr(importlib.import_module(module), function or module)(run) is False:
+                failed.append(name)
+            run.end()
+    finally:
+        run.end()
+        if not os.environ.get("KEEP"):
+            shutil.rmtree(folder)
+    sys.exit(f"not as it should be: {', '.join(failed)}" if failed else 0)
+
+
+main()

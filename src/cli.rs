@@ -41,8 +41,10 @@ enum Verb {
     Check(check::Check),
     /// List what portolan knows
     Ls(ls::Ls),
-    /// Say why a name resolves, or does not
+    /// Say why a name resolves, or where a connection goes
     Explain(ask::Explain),
+    /// Compare engine, registry, kernel and DNS answers; what differs
+    Verify(ask::Verify),
     /// Have the resolver do something
     Dns(ask::Dns),
     /// Say how portolan is
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(config),
         Verb::Ls(verb) => verb.run(config),
         Verb::Explain(verb) => verb.run(config),
+        Verb::Verify(verb) => verb.run(config),
         Verb::Dns(verb) => verb.run(config),
         Verb::Status(verb) => verb.run(config),
         Verb::Cleanup(verb) => verb.run(config),

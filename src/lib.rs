@@ -11,3 +11,4 @@ pub mod exec;
 pub mod host;
 pub mod log;
 pub mod supervise;
+pub mod verify;

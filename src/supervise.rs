@@ -74,6 +74,8 @@ pub struct Live {
     pub upstream: Arc<resolver::UpstreamConfig>,
     /// The parts that run.
     pub parts: Parts,
+    /// Where the world is read from.
+    pub source: Arc<Source>,
 }
 
 type Reports<P> = watch::Receiver<Option<Arc<Report<P>>>>;
@@ -146,7 +148,8 @@ impl Supervisor {
         let consumers = starting.threads;
         let dns = starting.meter;
         let upstream = Arc::new(config.resolver.upstream.clone());
-        let live = Live { world, resolver, vip, router, dns, upstream, parts };
+        let source = Arc::new(config.source.clone());
+        let live = Live { world, resolver, vip, router, dns, upstream, parts, source };
         admin.serve(live.clone(), &mut tasks, stop.clone());
         if let Some(port) = port {
             port.serve(live.clone(), &mut tasks, stop.clone());

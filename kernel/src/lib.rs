@@ -16,6 +16,7 @@
 pub mod conntrack;
 pub mod datagram;
 pub mod door;
+pub mod echo;
 pub mod fuzz;
 pub mod link;
 pub mod neighbour;

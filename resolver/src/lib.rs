@@ -23,6 +23,7 @@ mod serve;
 pub mod shared_map;
 mod takeover;
 mod upstream;
+pub mod verify;
 pub mod wire;
 
 pub use compile::{Compiler, compile};
@@ -39,3 +40,4 @@ pub use upstream::{
 };
 pub use upstream::{CacheFigures, Flushed, Standing, UpstreamState};
 pub use upstream::{KeptAnswer, KeptAs, Outlook, ServerOutlook};
+pub use verify::{Verified, verify};

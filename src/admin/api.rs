@@ -1,18 +1,23 @@
 //! Which question gets which answer: paths of the admin API, versioned under `/api/v1`.
 //!
-//! Always true here: [`answer`] changes nothing; what changes something is in [`act`].
+//! Always true here: [`answer`] changes nothing and waits for nothing; what changes something is in
+//! [`act`], what has to look into namespaces in [`look`].
+
+use std::sync::Arc;
 
 use hyper::StatusCode;
 use registry::Snapshot;
 use serde::Serialize;
 use serde_json::{Value, json};
+use vip::explain::Target;
 
 use super::{explain, views};
 use crate::supervise::Live;
+use crate::verify;
 
 /// Answers `GET path?query` from what the parts last said.
 pub fn answer(live: &Live, path: &str, query: &str) -> (StatusCode, Value) {
-    let snapshot = std::sync::Arc::clone(&live.world.borrow());
+    let snapshot = Arc::clone(&live.world.borrow());
     match path.strip_prefix("/api/v1/").unwrap_or(path) {
         "networks" => list(views::networks(&snapshot), &[]),
         "services" => {
@@ -37,6 +42,24 @@ pub fn answer(live: &Live, path: &str, query: &str) -> (StatusCode, Value) {
         _ => (StatusCode::NOT_FOUND, error(&format!("there is no {path} here"))),
     }
 }
+
+/// Whether `path` is for [`look`].
+pub fn is_look(path: &str) -> bool {
+    [VERIFY, EXPLAIN_VIP].contains(&path)
+}
+
+/// Answers `GET path?query` where that takes entering namespaces or asking the engine.
+pub async fn look(live: &Live, path: &str, query: &str) -> (StatusCode, Value) {
+    match path {
+        VERIFY => (StatusCode::OK, encode(verify::verify(live).await)),
+        _ => explain_vip(live, query).await,
+    }
+}
+
+/// Where everything is compared with everything.
+pub const VERIFY: &str = "/api/v1/verify";
+/// Where it is said whither a connection goes.
+pub const EXPLAIN_VIP: &str = "/api/v1/explain/vip";
 
 /// Does what `POST path` asks for; `None`: nothing is done there.
 pub fn act(live: &Live, path: &str) -> Option<(StatusCode, Value)> {
@@ -102,8 +125,36 @@ fn explain_dns(live: &Live, snapshot: &Snapshot, query: &str) -> (StatusCode, Va
         outlook: &|view, questions| live.dns.outlook(view, questions),
     };
     let explanation = resolver::explain(&known, &sandbox.id, &name);
-    let trouble = explain::trouble(&report, &sandbox.name);
+    let trouble = explain::trouble(&report.outcome, &sandbox.name);
     (StatusCode::OK, explain::row(&explanation, &trouble, snapshot.stale()))
+}
+
+async fn explain_vip(live: &Live, query: &str) -> (StatusCode, Value) {
+    let (address, from) = (parameter(query, "address"), parameter(query, "from"));
+    let refuse = |text: &str| (StatusCode::NOT_FOUND, error(text));
+    let Some(target) = Target::parse(&address) else {
+        return refuse(&format!("`{address}` is no ADDRESS and no ADDRESS:PORT"));
+    };
+    let snapshot = Arc::clone(&live.world.borrow());
+    let Some(sandbox) = snapshot.sandbox_named(&from) else {
+        return refuse(&views::no_such_sandbox(&snapshot, &from));
+    };
+    let report = live.vip.borrow().clone();
+    let Some(report) = report else {
+        let text = "the VIP manager does not run in this process; start `up` without `--only`";
+        return refuse(text);
+    };
+    let id = sandbox.id.clone();
+    let explain = move || {
+        let explanation = vip::explain(&snapshot, &report.plan, &id, target);
+        let name = snapshot.sandbox(&id).map(|it| it.name.clone()).unwrap_or_default();
+        let trouble = explain::trouble(&report.outcome, &name);
+        explain::vip_row(&explanation, &trouble, snapshot.stale())
+    };
+    match tokio::task::spawn_blocking(explain).await {
+        Ok(row) => (StatusCode::OK, row),
+        Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, error(&failure.to_string())),
+    }
 }
 
 /// The value of `key` in a query, percent-decoded; empty where there is none.

@@ -48,20 +48,32 @@ pub enum ClientError {
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Where namespaces are looked into.
+const LONG_PATIENCE: Duration = Duration::from_secs(110);
 /// A registry of 10,000 services in JSON is a tenth of this.
 const MAX_ANSWER: usize = 256 << 20;
 
 /// `GET path` of the portolan behind `socket`, from a program that has no runtime.
 pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
-    ask(socket, Method::GET, path)
+    ask(socket, Method::GET, path, PATIENCE)
+}
+
+/// `GET path` where working the answer out takes its time.
+pub fn get_patiently(socket: &Path, path: &str) -> Result<Value, ClientError> {
+    ask(socket, Method::GET, path, LONG_PATIENCE)
 }
 
 /// `POST path`, with nothing in it: what changes something.
 pub fn post(socket: &Path, path: &str) -> Result<Value, ClientError> {
-    ask(socket, Method::POST, path)
+    ask(socket, Method::POST, path, PATIENCE)
 }
 
-fn ask(socket: &Path, method: Method, path: &str) -> Result<Value, ClientError> {
+fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    patience: Duration,
+) -> Result<Value, ClientError> {
     let broken = |reason: String| ClientError::Broken { socket: socket.to_owned(), reason };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -77,8 +89,8 @@ fn ask(socket: &Path, method: Method, path: &str) -> Result<Value, ClientError> 
     };
     let stream = runtime.block_on(UnixStream::connect(socket)).map_err(absent)?;
     let (refused, body) = runtime
-        .block_on(async { timeout(PATIENCE, exchange(stream, method, path)).await })
-        .map_err(|_elapsed| broken(format!("no answer within {} s", PATIENCE.as_secs())))?
+        .block_on(async { timeout(patience, exchange(stream, method, path)).await })
+        .map_err(|_elapsed| broken(format!("no answer within {} s", patience.as_secs())))?
         .map_err(|error| broken(error.to_string()))?;
     let value: Value = serde_json::from_slice(&body).map_err(|error| broken(error.to_string()))?;
     if refused {

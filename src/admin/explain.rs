@@ -2,22 +2,16 @@
 //!
 //! Always true here: the text says all that the fields say.
 
-use registry::Report;
+use registry::Outcome;
 use registry::model::Dial;
 use resolver::explain::Route;
-use resolver::{Explanation, KeptAnswer, KeptAs, Plan, Server, Standing};
+use resolver::{Explanation, KeptAnswer, KeptAs, Server, Standing};
 use serde_json::{Value, json};
 
 /// `explanation`, what keeps it from being true in its sandbox, and why it is not of the present.
 pub(super) fn row(explanation: &Explanation, trouble: &[String], stale: Option<&str>) -> Value {
     let Explanation { sandbox, name, answer, steps, route, advice, .. } = explanation;
-    let mut text = explanation.to_string();
-    for line in trouble {
-        text.extend(["this does not hold now: ", line, "\n"]);
-    }
-    if let Some(reason) = stale {
-        text.extend(["this is of what was last known: ", reason, "\n"]);
-    }
+    let text = told(explanation, trouble, stale);
     let steps: Vec<Value> = steps
         .iter()
         .map(|it| json!({ "place": it.place, "name": it.name, "holders": it.holders }))
@@ -45,6 +39,40 @@ pub(super) fn row(explanation: &Explanation, trouble: &[String], stale: Option<&
         "trouble": trouble,
         "stale": stale,
     })
+}
+
+/// The same for where a connection goes.
+pub(super) fn vip_row(
+    explanation: &vip::explain::Explanation,
+    trouble: &[String],
+    stale: Option<&str>,
+) -> Value {
+    let vip::explain::Explanation { sandbox, target, what, tasks, kernel, probe, advice, .. } =
+        explanation;
+    json!({
+        "ok": explanation.is_reached() && trouble.is_empty(),
+        "text": told(explanation, trouble, stale),
+        "sandbox": sandbox,
+        "target": target,
+        "what": what,
+        "tasks": tasks,
+        "kernel": kernel,
+        "probe": probe,
+        "advice": advice,
+        "trouble": trouble,
+        "stale": stale,
+    })
+}
+
+fn told(explanation: &impl ToString, trouble: &[String], stale: Option<&str>) -> String {
+    let mut text = explanation.to_string();
+    for line in trouble {
+        text.extend(["this does not hold now: ", line, "\n"]);
+    }
+    if let Some(reason) = stale {
+        text.extend(["this is of what was last known: ", reason, "\n"]);
+    }
+    text
 }
 
 fn server(route: &Route, server: &Server) -> Value {
@@ -91,10 +119,10 @@ pub(super) fn standing(standing: Standing) -> &'static str {
     }
 }
 
-/// What the resolver could not do in the sandbox of that name, so that others answer there.
-pub(super) fn trouble(report: &Report<Plan>, sandbox: &str) -> Vec<String> {
+/// What a part could not do in the sandbox of that name.
+pub(super) fn trouble(outcome: &Outcome, sandbox: &str) -> Vec<String> {
     let subject = format!("sandbox {sandbox}");
-    let own = report.outcome.failures.iter().filter(|it| it.subject == subject);
+    let own = outcome.failures.iter().filter(|it| it.subject == subject);
     own.map(ToString::to_string).collect()
 }
 

@@ -25,9 +25,12 @@ use tokio_util::task::TaskTracker;
 
 use super::{api, exposition, metrics};
 use crate::supervise::Live;
+use crate::verify;
 
 /// As many askers as get an answer at a time; the next one waits for its turn.
 const MAX_CONNECTIONS: usize = 32;
+/// As many askers have namespaces looked into at a time.
+const MAX_LOOKS: usize = 2;
 /// How long an asker may take to send its question and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// As accept fails when descriptors run out.
@@ -70,7 +73,7 @@ pub(super) enum Rights {
 /// Answers whoever comes to `door`, until `stop`.
 pub(super) async fn serve(door: &impl Door, rights: Rights, live: Live, stop: &CancellationToken) {
     let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
-    let live = Arc::new(live);
+    let (live, looks) = (Arc::new(live), Arc::new(Semaphore::new(MAX_LOOKS)));
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
@@ -84,18 +87,18 @@ pub(super) async fn serve(door: &impl Door, rights: Rights, live: Live, stop: &C
             tokio::time::sleep(AFTER_ERROR).await;
             continue;
         };
-        let live = Arc::clone(&live);
+        let (live, looks) = (Arc::clone(&live), Arc::clone(&looks));
         connections.spawn(async move {
             let service = service_fn(|request| {
-                let response = respond(&live, rights, &request);
-                async move { Ok::<_, Infallible>(response) }
+                let (live, looks) = (&live, &looks);
+                async move { Ok::<_, Infallible>(respond(live, looks, rights, &request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            match timeout(PATIENCE, connection).await {
+            match timeout(rights.patience(), connection).await {
                 Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
                 Ok(Ok(())) => {}
                 Err(_) => tracing::debug!("an asker did not read its answer in time"),
@@ -105,7 +108,22 @@ pub(super) async fn serve(door: &impl Door, rights: Rights, live: Live, stop: &C
     }
 }
 
-fn respond<B>(live: &Live, rights: Rights, request: &Request<B>) -> Response<Full<Bytes>> {
+impl Rights {
+    /// How long a question and its answer may take.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Read => PATIENCE,
+            Self::Change => PATIENCE + verify::LONGEST,
+        }
+    }
+}
+
+async fn respond<B>(
+    live: &Live,
+    looks: &Semaphore,
+    rights: Rights,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     if *request.method() == Method::POST
         && rights == Rights::Change
@@ -121,6 +139,12 @@ fn respond<B>(live: &Live, rights: Rights, request: &Request<B>) -> Response<Ful
     }
     if path == "/metrics" {
         return body(StatusCode::OK, exposition::CONTENT_TYPE, metrics::text(live));
+    }
+    // Probes are sent for it, so it is not for whoever reaches the port.
+    if rights == Rights::Change && api::is_look(path) {
+        let _place = looks.acquire().await;
+        let (status, value) = api::look(live, path, query).await;
+        return json(status, &value);
     }
     let (status, value) = api::answer(live, path, query);
     json(status, &value)

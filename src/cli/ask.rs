@@ -1,5 +1,5 @@
-//! `portolan explain`, `portolan status` and `portolan dns`: one question to the running portolan, one
-//! text back.
+//! `portolan explain`, `status`, `verify` and `dns`: one question to the running portolan, one text
+//! back.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +31,24 @@ enum Subject {
         #[arg(long)]
         json: bool,
     },
+    /// Where a connection to ADDRESS goes from a sandbox; sends one probe
+    Vip {
+        /// The address, with `:PORT` where a TCP connection is meant, e.g. `10.0.1.5:80`
+        address: String,
+        /// The sandbox that connects
+        #[arg(long)]
+        from: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Verify {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,9 +83,23 @@ impl Dns {
 
 impl Explain {
     pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
-        let Subject::Dns { name, from, json } = self.subject;
-        let (name, from) = (api::escape(&name), api::escape(&from));
-        ask(config, &format!("/api/v1/explain/dns?name={name}&from={from}"), json)
+        match self.subject {
+            Subject::Dns { name, from, json } => {
+                let (name, from) = (api::escape(&name), api::escape(&from));
+                ask(config, &format!("/api/v1/explain/dns?name={name}&from={from}"), json)
+            }
+            Subject::Vip { address, from, json } => {
+                let (address, from) = (api::escape(&address), api::escape(&from));
+                let path = format!("{}?address={address}&from={from}", api::EXPLAIN_VIP);
+                told(config, |socket| client::get_patiently(socket, &path), json)
+            }
+        }
+    }
+}
+
+impl Verify {
+    pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
+        told(config, |socket| client::get_patiently(socket, api::VERIFY), self.json)
     }
 }
 

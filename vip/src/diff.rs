@@ -109,6 +109,16 @@ fn diff_balance<'a>(
     (old.slots != *slots).then_some(set).into_iter().chain(cut)
 }
 
+impl Change<'_> {
+    /// Whether it is made in the table, and not in conntrack or among the routes.
+    pub(crate) fn is_of_the_table(&self) -> bool {
+        match self {
+            Self::AddVip { .. } | Self::RemoveVip { .. } | Self::SetSlots { .. } => true,
+            Self::Cut { .. } | Self::AddRoute(_) | Self::RemoveRoute(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Change<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -16,6 +16,8 @@ pub mod apply;
 pub mod compile;
 mod cut;
 pub mod diff;
+pub mod explain;
+pub mod inspect;
 mod layout;
 pub mod lease;
 mod lease_file;
@@ -28,5 +30,7 @@ mod slots;
 
 pub use apply::Vip;
 pub use compile::{Config, compile};
+pub use explain::explain;
+pub use inspect::inspect;
 pub use plan::{Addresses, Plan};
 pub use sandbox::cleanup;

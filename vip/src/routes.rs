@@ -49,6 +49,16 @@ impl RoutesError {
     }
 }
 
+/// Our routes in the namespace.
+pub(crate) fn there(netns: &Netns) -> Result<BTreeSet<VipRoute>, RoutesError> {
+    let ours = route::routes(netns)?.into_iter().filter(|it| it.protocol == route::PROTOCOL);
+    let read = ours.filter_map(|it| match (it.destination, it.source) {
+        (IpNet::V4(block), Some(IpAddr::V4(source))) => Some(VipRoute { block, source }),
+        (IpNet::V4(_) | IpNet::V6(_), _) => None,
+    });
+    Ok(read.collect())
+}
+
 /// Makes our routes in the namespace exactly `want`.
 pub(crate) fn settle(netns: &Netns, want: &BTreeSet<VipRoute>) -> Result<Settled, RoutesError> {
     let mut there = route::routes(netns)?;

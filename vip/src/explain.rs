@@ -1,0 +1,194 @@
+//! Says where a connection from a sandbox to an address goes, and why it does not get there.
+//!
+//! Invariants
+//! - *seen, not believed*: what the kernel holds is read for it, and one probe is sent;
+//! - *the plan's words*: a task's state and its reason are the registry's, as `ls tasks` shows them;
+//! - *bounded*: of many tasks some are named and the others counted.
+//!
+//! Read in this order: `subject` (what the address is), `probe` (one try), `advice`.
+
+mod advice;
+mod probe;
+mod subject;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use registry::Snapshot;
+use registry::id::SandboxId;
+
+pub use self::probe::{Outcome, Probe};
+use self::subject::{Subject, subject};
+use crate::inspect::{self, Inspection, TableFound};
+use crate::plan::{Balance, Plan, SandboxPlan};
+
+/// Where connections to an address go. Its [`fmt::Display`] is what `portolan explain vip` prints.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Explanation {
+    /// Who asks.
+    pub sandbox: String,
+    /// What is asked about.
+    pub target: String,
+    /// What it is, in words.
+    pub what: String,
+    /// The tasks behind it, a line each: name, address, state and reason.
+    pub tasks: Vec<String>,
+    /// What the sandbox's kernel does with it, a line each.
+    pub kernel: Vec<String>,
+    /// What became of one try; empty: none was made.
+    pub probe: String,
+    /// What to do, or what is peculiar.
+    pub advice: Vec<String>,
+    reached: bool,
+}
+
+impl Explanation {
+    /// Whether the probe got an answer.
+    pub fn is_reached(&self) -> bool {
+        self.reached
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sandbox, target, what, tasks, kernel, probe, advice, reached: _ } = self;
+        writeln!(f, "{target} from {sandbox}: {what}")?;
+        for line in tasks.iter().chain(kernel) {
+            writeln!(f, "  {line}")?;
+        }
+        if !probe.is_empty() {
+            writeln!(f, "  probe: {probe}")?;
+        }
+        advice.iter().try_for_each(|it| writeln!(f, "{it}"))
+    }
+}
+
+/// What is asked: an address, and a port where a TCP connection is meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// Whom.
+    pub address: IpAddr,
+    /// At which TCP port; `None`: an echo request is sent.
+    pub port: Option<u16>,
+}
+
+impl Target {
+    /// Reads `ADDRESS` or `ADDRESS:PORT`, IPv6 with a port in brackets.
+    pub fn parse(text: &str) -> Option<Self> {
+        let whole = text.parse().ok().map(|address| Self { address, port: None });
+        whole.or_else(|| {
+            let socket: SocketAddr = text.parse().ok()?;
+            (socket.port() > 0).then(|| Self { address: socket.ip(), port: Some(socket.port()) })
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// Where `target` leads from `sandbox`. Enters the sandbox and sends one probe: takes up to
+/// [`probe::WAIT`].
+pub fn explain(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    sandbox: &SandboxId,
+    target: Target,
+) -> Explanation {
+    let name = snapshot.sandbox(sandbox).map_or(sandbox.as_str(), |it| &it.name);
+    let mut told = Explanation {
+        sandbox: name.to_owned(),
+        target: target.to_string(),
+        ..Explanation::default()
+    };
+    let Some(place) = plan.sandboxes.get(sandbox) else {
+        "not known: this sandbox is not served; see `portolan status`".clone_into(&mut told.what);
+        return told;
+    };
+    let subject = subject(snapshot, plan, sandbox, target.address);
+    told.what = subject.in_words(snapshot);
+    told.tasks = subject.tasks(snapshot);
+    let seen = inspect::inspect(sandbox, place);
+    match &seen {
+        Ok(Some(seen)) => told.kernel = kernel(&subject, place, seen, target),
+        Ok(None) => told.kernel.push("its network namespace is gone".to_owned()),
+        Err(error) => told.kernel.push(format!("cannot be looked at: {error}")),
+    }
+    let probe = probe::probe(place, target);
+    told.reached = probe.outcome == Outcome::Answered;
+    told.probe = probe.in_words(snapshot, &subject);
+    told.advice = advice::advice(snapshot, &subject, &probe, target);
+    told
+}
+
+/// What the rules do with the address.
+fn kernel(
+    subject: &Subject<'_>,
+    place: &SandboxPlan,
+    seen: &Inspection,
+    target: Target,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Subject::Vip { balance, .. } = subject {
+        lines.push(match &seen.table {
+            TableFound::Nothing => "nft: there is no table `portolan_vip`".to_owned(),
+            TableFound::Strange(what) => format!("nft: `portolan_vip` is not portolan's: {what}"),
+            TableFound::Ours { alive: false, .. } => {
+                "nft: `portolan_vip` has switched itself off".to_owned()
+            }
+            TableFound::Ours { balances, alive: true } => {
+                let held = balances.iter().find(|(vip, _)| IpAddr::from(**vip) == target.address);
+                rule(held.map(|(_, it)| &**it), balance)
+            }
+        });
+        let through = place.routes.iter().find(
+            |it| matches!(target.address, IpAddr::V4(address) if it.block.contains(&address)),
+        );
+        lines.extend(through.map(|it| format!("route: {it}")));
+    }
+    lines.extend(seen.differences.iter().map(|it| format!("differs from the plan: {it}")));
+    let astray = seen.astray.iter().filter(|it| it.original_destination == target.address);
+    lines.extend(astray.map(|it| {
+        let client = SocketAddr::new(it.original_source, it.original_source_port);
+        format!("conntrack: a flow from {client} still leads to {}, which is gone", it.reply_source)
+    }));
+    lines
+}
+
+fn rule(held: Option<&Balance>, planned: &Balance) -> String {
+    match held {
+        None => "nft: `portolan_vip` does not have it".to_owned(),
+        Some(held) if held.slots.is_empty() => {
+            "nft: refused, because no task is in the table".to_owned()
+        }
+        Some(held) => {
+            let same = if held.slots == planned.slots { "" } else { " (not as planned)" };
+            let places = held.slots.len();
+            let tasks: std::collections::BTreeSet<_> = held.slots.iter().collect();
+            let tasks = listed(tasks.iter(), MOST_TASKS);
+            let of = if places == 1 { "place" } else { "places" };
+            format!("nft: new connections go to {tasks} ({places} {of}){same}")
+        }
+    }
+}
+
+/// As many tasks of a service are named.
+const MOST_TASKS: usize = 16;
+
+/// Some of the items, and how many more there are.
+fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>, most: usize) -> String {
+    let more = items.len().saturating_sub(most);
+    let mut shown: Vec<String> = items.take(most).map(|it| it.to_string()).collect();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    shown.join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What the kernel holds in one namespace, looked at anew and compared with the plan.
+//!
+//! Invariants
+//! - *read only*: nothing is changed, and nothing is believed that was known before;
+//! - *bounded*: of many differences the first [`MOST`] are told, and the rest are counted.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use kernel::conntrack::{self, Flow};
+use kernel::netns::Netns;
+use kernel::nft::Socket;
+use registry::id::SandboxId;
+
+use crate::diff::diff_balances;
+use crate::layout::Seed;
+use crate::plan::{Balances, SandboxPlan};
+use crate::readback::{self, Found};
+use crate::routes;
+use crate::sandbox::{self, SandboxError};
+
+/// As many differences of one namespace are told.
+pub const MOST: usize = 20;
+
+/// What is in one namespace.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The table that spreads connections.
+    pub table: TableFound,
+    /// What the plan asks for and the namespace does not hold, or the other way round; a line each.
+    pub differences: Vec<String>,
+    /// Flows through VIPs to addresses that no task has any more.
+    pub astray: Vec<Flow>,
+}
+
+/// The table as it was found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TableFound {
+    /// There is none.
+    Nothing,
+    /// One that a portolan made.
+    Ours {
+        /// Where it sends connections.
+        balances: Arc<Balances>,
+        /// Whether it works: it switches itself off when no portolan looks after it.
+        alive: bool,
+    },
+    /// One of our name that is not as portolan makes it, and what is strange about it.
+    Strange(String),
+}
+
+/// Looks into the namespace of `plan`; `None`: it is not there any more.
+pub fn inspect(id: &SandboxId, plan: &SandboxPlan) -> Result<Option<Inspection>, SandboxError> {
+    let Some(netns) = sandbox::open(&plan.netns, plan.cookie)? else { return Ok(None) };
+    let table = table(&netns, Seed::of(id.as_str()))?;
+    let mut differences = table.differences(&plan.balances);
+    let there = routes::there(&netns)?;
+    let missing = plan.routes.difference(&there).map(|it| format!("route {it} is missing"));
+    differences.extend(missing);
+    let odd = there.difference(&plan.routes).map(|it| format!("route {it} is not in the plan"));
+    differences.extend(odd);
+    let astray = astray(&netns, &plan.balances)?;
+    shorten(&mut differences);
+    Ok(Some(Inspection { table, differences, astray }))
+}
+
+fn table(netns: &Netns, seed: Seed) -> Result<TableFound, SandboxError> {
+    let mut socket = Socket::open(netns)?;
+    Ok(match readback::read_back(&mut socket, seed)? {
+        Found::Nothing => TableFound::Nothing,
+        Found::Ours { held, alive } => TableFound::Ours { balances: held.balances, alive },
+        Found::Strange(what) => TableFound::Strange(what.to_owned()),
+    })
+}
+
+impl TableFound {
+    /// What is between this table and what `want` asks for.
+    fn differences(&self, want: &Balances) -> Vec<String> {
+        match self {
+            Self::Nothing if want.is_empty() => Vec::new(),
+            Self::Nothing => vec!["its VIP table is missing".to_owned()],
+            Self::Strange(what) => vec![format!("its VIP table is not portolan's: {what}")],
+            Self::Ours { balances, alive } => {
+                let off = "its VIP table has switched itself off".to_owned();
+                let off = (!alive).then_some(off);
+                // Who may keep connections is not in the table.
+                let changes = diff_balances(balances, want);
+                let changes = changes.iter().filter(|it| it.is_of_the_table());
+                off.into_iter().chain(changes.map(|it| format!("to be done: {it}"))).collect()
+            }
+        }
+    }
+}
+
+/// Flows that portolan's rules led to a task that is gone. What began before and was answered by
+/// others is not ours to judge.
+fn astray(netns: &Netns, balances: &Balances) -> Result<Vec<Flow>, SandboxError> {
+    if balances.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut flows = conntrack::flows(netns)?;
+    flows.retain(|flow| {
+        let IpAddr::V4(vip) = flow.original_destination else { return false };
+        let IpAddr::V4(task) = flow.reply_source else { return false };
+        flow.nat && balances.get(&vip).is_some_and(|it| !it.alive.contains(&task))
+    });
+    flows.truncate(MOST);
+    Ok(flows)
+}
+
+fn shorten(lines: &mut Vec<String>) {
+    let more = lines.len().saturating_sub(MOST);
+    if more > 0 {
+        lines.truncate(MOST);
+        lines.push(format!("and {more} more"));
+    }
+    // The same may be missing for many VIPs.
+    let mut seen = BTreeSet::new();
+    lines.retain(|it| seen.insert(it.clone()));
+}

@@ -22,6 +22,7 @@ pub fn read_replies(bytes: &[u8]) -> usize {
                 + usize::from(route::read_address(&message, &names).is_some())
                 + usize::from(route::read_device(&message).is_some())
                 + usize::from(neighbour::matters(&message))
+                + usize::from(nft::is_change_of(&message, "t", 1))
                 + nft::read_any(&message)
         })
         .sum()

@@ -72,6 +72,12 @@ impl Channel {
         self.fd.as_fd()
     }
 
+    /// The port that names this socket in its namespace.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        let address = rustix::net::getsockname(&self.fd)?;
+        Ok(SocketAddrNetlink::try_from(address)?.pid())
+    }
+
     /// Sends one request and waits for its acknowledgement.
     pub(crate) fn request(
         &mut self,

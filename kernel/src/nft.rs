@@ -6,6 +6,7 @@
 
 mod batch;
 mod expr;
+mod monitor;
 mod read;
 mod set;
 mod table;
@@ -15,6 +16,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use self::batch::{Batch, comment};
 pub use self::expr::{Checksum, CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectWith};
+pub(crate) use self::monitor::is_change_of;
+pub use self::monitor::{Event, Monitor};
 pub(crate) use self::read::read_any;
 pub use self::read::{ChainInfo, RuleInfo, TableInfo};
 pub use self::set::{Element, ElementValue, KeyType, SetSpec, SetValue, Verdict, concat};
@@ -139,6 +142,15 @@ impl Socket {
     /// live until the last one who has it closes it.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.channel.descriptor()
+    }
+
+    /// The netlink port by which the kernel tells whose transaction one was; no other socket of the
+    /// namespace has it as long as this one is open.
+    pub fn port(&self) -> Result<u32, NftError> {
+        self.channel.port().map_err(|source| NftError::Io {
+            what: "read the port of an nftables socket".to_owned(),
+            source,
+        })
     }
 
     /// A socket that was opened elsewhere. Nobody else may use it at the same time.

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,12 @@ pub trait Consumer: Send {
     /// e.g. the VIPs that another consumer allocated. Must be safe to drop and call again.
     fn nudged(&mut self) -> impl Future<Output = ()> + Send {
         std::future::pending()
+    }
+
+    /// Rung when what was made true may not be so any more, e.g. because somebody else changed it:
+    /// [`Consumer::apply`] is called again at once, with the same plan.
+    fn bell(&self) -> Option<Arc<Notify>> {
+        None
     }
 
     /// Ends in order: what is in flight is finished, within a bound of the consumer's own.
@@ -100,6 +106,7 @@ async fn follow<C: Consumer>(
         read = world.wait_for(|snapshot| snapshot.generation() > 0) => if read.is_err() { return },
         () = stop.cancelled() => return,
     }
+    let bell = consumer.bell();
     let mut backoff = Backoff::default();
     let mut told = Notes::default();
     loop {
@@ -123,6 +130,7 @@ async fn follow<C: Consumer>(
                 () = stop.cancelled() => return,
                 changed = world.changed() => match changed { Ok(()) => break, Err(_) => return },
                 () = consumer.nudged() => break,
+                () = rung(bell.as_deref()) => {}
                 () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
             let again = Instant::now();
@@ -132,6 +140,13 @@ async fn follow<C: Consumer>(
                 log(C::NAME, &snapshot, &Notes::default(), &outcome, took);
             }
         }
+    }
+}
+
+async fn rung(bell: Option<&Notify>) {
+    match bell {
+        Some(bell) => bell.notified().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -190,7 +205,9 @@ mod tests {
     /// Records what it is told to do, and fails as often as it is told to.
     struct Recorder {
         compiled: watch::Sender<Vec<u64>>,
+        applied: watch::Sender<usize>,
         failures: usize,
+        bell: Arc<Notify>,
         nudges: tokio::sync::mpsc::Receiver<()>,
     }
 
@@ -204,12 +221,17 @@ mod tests {
         }
 
         async fn apply(&mut self, _: &Arc<u64>) -> Outcome {
+            self.applied.send_modify(|it| *it += 1);
             let mut outcome = Outcome::default();
             if self.failures > 0 {
                 self.failures -= 1;
                 outcome.failures.error("recorder", "", "told to fail", "none");
             }
             outcome
+        }
+
+        fn bell(&self) -> Option<Arc<Notify>> {
+            Some(Arc::clone(&self.bell))
         }
 
         async fn nudged(&mut self) {
@@ -223,6 +245,8 @@ mod tests {
         worlds: watch::Sender<Arc<Snapshot>>,
         nudge: tokio::sync::mpsc::Sender<()>,
         compiled: watch::Receiver<Vec<u64>>,
+        applied: watch::Receiver<usize>,
+        bell: Arc<Notify>,
         reports: watch::Receiver<Option<Arc<Report<u64>>>>,
         stop: CancellationToken,
         parts: tokio::task::JoinSet<()>,
@@ -231,13 +255,15 @@ mod tests {
     fn rig(failures: usize) -> Rig {
         let (worlds, world) = watch::channel(Arc::default());
         let (compiled, seen) = watch::channel(Vec::new());
+        let (applied, counted) = watch::channel(0);
+        let bell = Arc::new(Notify::new());
         let (report, reports) = watch::channel(None);
         let (nudge, nudges) = tokio::sync::mpsc::channel(1);
         let stop = CancellationToken::new();
         let mut parts = tokio::task::JoinSet::new();
-        let recorder = Recorder { compiled, failures, nudges };
+        let recorder = Recorder { compiled, applied, failures, bell: Arc::clone(&bell), nudges };
         parts.spawn(drive(recorder, world, report, stop.clone()));
-        Rig { worlds, nudge, compiled: seen, reports, stop, parts }
+        Rig { worlds, nudge, compiled: seen, applied: counted, bell, reports, stop, parts }
     }
 
     impl Rig {
@@ -283,6 +309,16 @@ mod tests {
         rig.until_compiled(1).await;
         rig.nudge.send(()).await.unwrap();
         assert_eq!(rig.until_compiled(2).await, [4, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_applies_the_same_plan_again_without_compiling() {
+        let mut rig = rig(0);
+        rig.publish(4);
+        rig.applied.wait_for(|times| *times == 1).await.unwrap();
+        rig.bell.notify_one();
+        rig.applied.wait_for(|times| *times == 2).await.unwrap();
+        assert_eq!(*rig.compiled.borrow(), [4]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use registry::id::SandboxId;
 use registry::{Consumer, Notes, Outcome, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use crate::lease::Leases;
 use crate::lease_file::{LeaseFile, WriteError};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
 use crate::sandbox::{self, Known, SandboxError, UPKEEP, Visit};
+use crate::watch::{self as watching, Begun, Watch, Watches};
 
 /// How many namespaces are visited at the same time. Transactions of different namespaces do not
 /// wait for each other in the kernel; more than this only takes processors from the containers.
@@ -48,6 +49,7 @@ pub struct Vip {
     tables: BTreeMap<SandboxId, Arc<Balances>>,
     sandboxes: BTreeMap<SandboxId, Visited>,
     cutter: Cutter,
+    watches: Watches,
 }
 
 /// A sandbox that was visited.
@@ -55,20 +57,30 @@ pub struct Vip {
 struct Visited {
     netns: PathBuf,
     known: Known,
+    /// Hears what others do to the table.
+    watch: Option<Watch>,
 }
 
 /// One visit to be made.
 #[derive(Debug)]
 enum Errand {
-    Settle { id: SandboxId, plan: SandboxPlan, known: Option<Known> },
+    Settle { id: SandboxId, plan: SandboxPlan, known: Option<Known>, watch: Option<Watch> },
     Leave { id: SandboxId, visited: Visited },
     Store(Arc<Leases>),
 }
 
 /// How it went.
 enum Done {
-    Visited { id: SandboxId, name: String, netns: PathBuf, visit: Box<Visit> },
+    Visited { id: SandboxId, name: String, netns: PathBuf, visit: Box<Visit>, watched: Watched },
     Stored(Result<Arc<Leases>, WriteError>),
+}
+
+/// Who hears what others do to a sandbox's table after a visit.
+#[derive(Debug)]
+enum Watched {
+    Nobody,
+    As(Watch),
+    Anew(Begun),
 }
 
 impl Vip {
@@ -79,9 +91,18 @@ impl Vip {
         let (leases, loading) = file.load();
         let leases = Arc::new(leases);
         let stored = Some(Arc::clone(&leases));
-        let (tables, sandboxes) = (BTreeMap::new(), BTreeMap::new());
-        let cutter = Cutter::default();
-        Self { config, file, leases, stored, loading, addresses, tables, sandboxes, cutter }
+        Self {
+            config,
+            file,
+            leases,
+            stored,
+            loading,
+            addresses,
+            tables: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            cutter: Cutter::default(),
+            watches: Watches::default(),
+        }
     }
 
     /// What is to be done for `plan`, what is shortest first.
@@ -89,6 +110,11 @@ impl Vip {
         let mut errands = VecDeque::new();
         if self.stored.as_ref() != Some(&plan.leases) {
             errands.push_back(Errand::Store(Arc::clone(&plan.leases)));
+        }
+        for id in self.watches.doubted() {
+            if let Some(visited) = self.sandboxes.get_mut(&id) {
+                visited.known.doubt();
+            }
         }
         let mut new = Vec::new();
         for (id, plan) in &plan.sandboxes {
@@ -100,10 +126,12 @@ impl Vip {
                     self.sandboxes.insert(id, visited);
                 }
                 Some(visited) if visited.netns == plan.netns => {
-                    let known = Some(visited.known);
-                    errands.push_back(Errand::Settle { id, plan, known });
+                    let Visited { known, watch, .. } = visited;
+                    errands.push_back(Errand::Settle { id, plan, known: Some(known), watch });
                 }
-                Some(_) | None => new.push(Errand::Settle { id, plan, known: None }),
+                Some(_) | None => {
+                    new.push(Errand::Settle { id, plan, known: None, watch: None });
+                }
             }
         }
         let gone: Vec<_> =
@@ -119,7 +147,7 @@ impl Vip {
 
     fn account(&mut self, done: Done, plan: &Plan, outcome: &mut Outcome) {
         match done {
-            Done::Visited { id, name, netns, visit } => {
+            Done::Visited { id, name, netns, visit, watched } => {
                 let Visit { known, changes, failures, suspect } = *visit;
                 outcome.changes += changes;
                 for failure in &failures {
@@ -131,7 +159,12 @@ impl Vip {
                     let cookie = known.cookie;
                     self.cutter.add(id.clone(), Cut { name, netns, cookie, suspect, balances });
                 }
-                self.sandboxes.insert(id, Visited { netns, known });
+                let watch = match watched {
+                    Watched::Nobody => None,
+                    Watched::As(watch) => Some(watch),
+                    Watched::Anew(begun) => Some(self.watches.follow(id.clone(), begun)),
+                };
+                self.sandboxes.insert(id, Visited { netns, known, watch });
             }
             Done::Stored(Ok(leases)) => self.stored = Some(leases),
             Done::Stored(Err(error)) => outcome.failures.error(
@@ -199,6 +232,10 @@ impl Consumer for Vip {
         outcome
     }
 
+    fn bell(&self) -> Option<Arc<Notify>> {
+        Some(self.watches.bell())
+    }
+
     fn upkeep(&self) -> Option<Duration> {
         Some(UPKEEP)
     }
@@ -207,16 +244,36 @@ impl Consumer for Vip {
 impl Errand {
     fn run(self, file: &LeaseFile, now: Instant) -> Done {
         match self {
-            Self::Settle { id, plan, known } => {
-                let visit = sandbox::visit(&plan, Seed::of(id.as_str()), known, now).into();
-                Done::Visited { id, name: plan.name, netns: plan.netns, visit }
+            Self::Settle { id, plan, known, watch } => {
+                let mut visit = sandbox::visit(&plan, Seed::of(id.as_str()), known, now);
+                let watched = watched(&plan, &mut visit, watch);
+                let visit = visit.into();
+                Done::Visited { id, name: plan.name, netns: plan.netns, visit, watched }
             }
-            Self::Leave { id, visited: Visited { netns, known } } => {
+            Self::Leave { id, visited: Visited { netns, known, watch: _ } } => {
                 let visit = sandbox::leave(&netns, known).into();
-                Done::Visited { name: id.as_str().to_owned(), id, netns, visit }
+                let (name, watched) = (id.as_str().to_owned(), Watched::Nobody);
+                Done::Visited { name, id, netns, visit, watched }
             }
             Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
         }
+    }
+}
+
+/// Sees to it that changes by others are heard of as long as there is a table.
+fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watched {
+    let Some(known) = &mut visit.known else { return Watched::Nobody };
+    match watch {
+        Some(watch) if watch.fits(known) => Watched::As(watch),
+        Some(_) | None => match watching::begin(&plan.netns, known) {
+            Ok(begun) => begun.map_or(Watched::Nobody, Watched::Anew),
+            // The upkeep looks, and tries again.
+            Err(error) => {
+                let sandbox = &plan.name;
+                tracing::warn!(sandbox, %error, "changes of the table by others are not heard of");
+                Watched::Nobody
+            }
+        },
     }
 }
 

@@ -27,6 +27,7 @@ pub mod routes;
 mod ruleset;
 pub mod sandbox;
 mod slots;
+mod watch;
 
 pub use apply::Vip;
 pub use compile::{Config, compile};

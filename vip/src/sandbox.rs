@@ -45,6 +45,8 @@ pub(crate) struct Known {
     routes: BTreeSet<VipRoute>,
     /// When it was last looked after.
     visited: Instant,
+    /// Somebody may have changed the table since.
+    doubted: bool,
 }
 
 /// A table of ours.
@@ -115,7 +117,22 @@ impl Known {
         let same = self.table.as_ref().map_or(plan.balances.is_empty(), |it| {
             !plan.balances.is_empty() && same_balances(&it.held.balances, &plan.balances)
         });
-        same && self.age(now) < UPKEEP && self.routes == plan.routes
+        same && !self.doubted && self.age(now) < UPKEEP && self.routes == plan.routes
+    }
+
+    /// Somebody may have changed the table: the next visit reads it back.
+    pub(crate) fn doubt(&mut self) {
+        self.doubted = true;
+    }
+
+    /// The netlink port from which the table is changed, if there is a table.
+    pub(crate) fn port(&self) -> Option<u32> {
+        self.table.as_ref().and_then(|it| it.socket.port().ok())
+    }
+
+    /// The number of the last change of the namespace's tables by anybody.
+    pub(crate) fn generation(&mut self) -> Option<u32> {
+        self.table.as_mut().and_then(|it| it.socket.generation().ok())
     }
 
     /// Whether this is about the namespace that is meant, and not too old to be true.
@@ -228,7 +245,7 @@ impl Visitor {
             (None, Some(cookie)) => cookie,
             (None, None) => netns.cookie()?,
         };
-        let due = known.as_ref().is_none_or(|it| it.age(now) >= UPKEEP);
+        let due = known.as_ref().is_none_or(|it| it.doubted || it.age(now) >= UPKEEP);
         let visit = Visit::default();
         Ok(Some((Self { netns, cookie, seed, now, due, visit }, known)))
     }
@@ -241,7 +258,8 @@ impl Visitor {
         match self.settle_table(&plan.balances, known) {
             Ok(table) => {
                 let visited = visited.filter(|_| !self.due).unwrap_or(self.now);
-                self.visit.known = Some(Known { cookie: self.cookie, table, routes, visited });
+                self.visit.known =
+                    Some(Known { cookie: self.cookie, table, routes, visited, doubted: false });
             }
             // Nothing is known now: the next visit reads back.
             Err(error) => self.visit.failures.push(error.into()),
@@ -272,8 +290,10 @@ impl Visitor {
         want: &Arc<Balances>,
         known: Option<Known>,
     ) -> Result<Option<OurTable>, NftError> {
+        let doubted = known.as_ref().is_some_and(|it| it.doubted);
         let (mut socket, belief) = match known.map(|it| it.table) {
             Some(None) if want.is_empty() && !self.due => return Ok(None),
+            Some(Some(OurTable { socket, .. })) if doubted => (socket, Belief::Nothing),
             Some(Some(OurTable { socket, held, inode: _ })) => (socket, Belief::Holds(held)),
             Some(None) => (Socket::open(&self.netns)?, Belief::NoTable),
             None => (Socket::open(&self.netns)?, Belief::Nothing),

@@ -164,6 +164,8 @@ pub(crate) struct Message<'a> {
     pub(crate) flags: u16,
     /// Which request it answers.
     pub(crate) sequence: u32,
+    /// Whose request that was: the port of the socket that made it; 0 for the kernel.
+    pub(crate) port: u32,
     /// What follows the header.
     pub(crate) body: &'a [u8],
 }
@@ -224,6 +226,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: read_u16(rest.get(4..)?)?,
             flags: read_u16(rest.get(6..)?)?,
             sequence: read_u32(rest.get(8..)?)?,
+            port: read_u32(rest.get(12..)?)?,
             body: rest.get(HEADER..length)?,
         };
         self.0 = rest.get(aligned(length)..).unwrap_or_default();

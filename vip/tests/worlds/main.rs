@@ -8,4 +8,5 @@
 
 mod balancing;
 mod changes;
+mod foreign;
 mod support;

@@ -70,6 +70,11 @@ impl World {
         Host { name: name.to_owned(), address, netns }
     }
 
+    /// Whether the other end of the interface of 10.20.1.`last` is there.
+    pub(crate) fn has_port(&self, last: u8) -> bool {
+        link::set_up(&self.switch, &format!("v{last}")).is_ok()
+    }
+
     /// Hosts that answer with their names, the first at 10.20.1.`first`.
     pub(crate) fn tasks(&mut self, service: &str, count: u8, first: u8) -> Vec<Host> {
         let task = |nth| {

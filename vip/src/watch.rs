@@ -1,0 +1,175 @@
+//! Hears of it when somebody else changes a table of ours, and has that sandbox visited again.
+//!
+//! Invariants
+//! - *at once, and bounded*: the first change is told at once; one that makes changes all the time
+//!   is told of less and less often, so that it costs a visit every [`PAUSE_MAX`];
+//! - *coalesced*: many changes between two visits are one;
+//! - *no dead namespaces*: a subscription keeps its namespace, so it goes with the socket from which
+//!   the table is changed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kernel::nft::{Monitor, NftError};
+use registry::id::SandboxId;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+use crate::layout::TABLE;
+use crate::sandbox::{self, Known};
+
+/// The table of the names, which whoever serves them refreshes several times a second. Where it is
+/// flushed with all others, the transaction does not begin with it: its owner flag protects it.
+const MUTED: &str = "portolan_dns";
+
+/// The shortest time between two visits for changes by others: a program that rewrites all rules
+/// does so in several transactions.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// The longest: what a visit costs (reading back, up to some 20 ms) is then nothing.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Without a change by others for so long, the next is told at once again.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// All sandboxes that are watched.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    doubted: Mutex<BTreeSet<SandboxId>>,
+    bell: Arc<Notify>,
+}
+
+/// One sandbox that is watched; dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    port: u32,
+    task: AbortHandle,
+}
+
+/// A subscription that nobody waits for yet.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    monitor: Monitor,
+    port: u32,
+    /// Whether something may have happened between the visit and the subscription.
+    doubtful: bool,
+}
+
+impl Watches {
+    /// Rung when a sandbox is to be visited.
+    pub(crate) fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.bell)
+    }
+
+    /// The sandboxes of which others may have changed the table since the last call.
+    pub(crate) fn doubted(&self) -> BTreeSet<SandboxId> {
+        std::mem::take(&mut *self.shared.lock())
+    }
+
+    /// Waits for changes in a sandbox.
+    pub(crate) fn follow(&mut self, id: SandboxId, begun: Begun) -> Watch {
+        while self.tasks.try_join_next().is_some() {}
+        let Begun { monitor, port, doubtful } = begun;
+        if doubtful {
+            self.shared.doubt(id.clone());
+        }
+        let task = self.tasks.spawn(follow(Arc::clone(&self.shared), id, monitor, port));
+        Watch { port, task }
+    }
+}
+
+impl Watch {
+    /// Whether this still tells our own changes from those of others.
+    pub(crate) fn fits(&self, known: &Known) -> bool {
+        known.port() == Some(self.port) && !self.task.is_finished()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
+        // What it guards is whole between any two statements.
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubt(&self, id: SandboxId) {
+        self.lock().insert(id);
+        self.bell.notify_one();
+    }
+}
+
+/// Subscribes to the changes of a sandbox that was just visited; within a tokio runtime, on a
+/// thread that may wait. `None`: there is nothing to watch.
+pub(crate) fn begin(path: &Path, known: &mut Known) -> Result<Option<Begun>, NftError> {
+    let Some(port) = known.port() else { return Ok(None) };
+    let before = known.generation();
+    let Ok(Some(netns)) = sandbox::open(path, Some(known.cookie)) else { return Ok(None) };
+    let monitor = Monitor::open(&netns, Some(MUTED))?;
+    // Who serves names may have been that; then the visit finds all as it was.
+    let doubtful = before.is_none() || before != known.generation();
+    Ok(Some(Begun { monitor, port, doubtful }))
+}
+
+async fn follow(shared: Arc<Shared>, id: SandboxId, mut monitor: Monitor, port: u32) {
+    let mut pace = Pace::default();
+    while let Some(event) = monitor.changed(TABLE.name, port).await {
+        tracing::debug!(sandbox = %id, ?event, "somebody else changed the table");
+        shared.doubt(id.clone());
+        sleep(pace.pause(Instant::now())).await;
+    }
+    // Without a subscription the upkeep looks.
+    tracing::warn!(sandbox = %id, "changes of the table by others are no longer heard of");
+}
+
+/// How long to wait between two visits.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<(Instant, Duration)>,
+}
+
+impl Pace {
+    /// The pause after a change that was heard of `now`: twice the last one, unless it was quiet.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let pause = match self.last {
+            Some((when, last)) if now.duration_since(when) < last + QUIET => {
+                (last * 2).min(PAUSE_MAX)
+            }
+            Some(_) | None => PAUSE_MIN,
+        };
+        self.last = Some((now, pause));
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_changes_a_table_all_the_time_costs_a_visit_every_five_seconds() {
+        let mut pace = Pace::default();
+        let begun = Instant::now();
+        let mut visits = 0;
+        while begun.elapsed() < Duration::from_secs(60) {
+            visits += 1;
+            sleep(pace.pause(Instant::now())).await;
+        }
+        assert!((15..=20).contains(&visits), "{visits}");
+        tokio::time::advance(QUIET).await;
+        assert_eq!(pace.pause(Instant::now()), PAUSE_MIN, "after it was quiet");
+    }
+}

@@ -80,6 +80,7 @@ fn deciding_does_no_io() {
         "registry/src/model.rs",
         "registry/src/snapshot.rs",
         "registry/src/note.rs",
+        "registry/src/event/changes.rs",
         "registry/src/labels",
         "registry/src/source/docker/convert",
         "registry/src/source/docker/events.rs",

@@ -7,6 +7,7 @@ pub mod balance_spec;
 pub mod consumer;
 pub mod document;
 pub mod duration;
+pub mod event;
 pub mod fuzz;
 pub mod id;
 pub mod labels;
@@ -18,5 +19,6 @@ pub mod snapshot;
 pub mod source;
 
 pub use consumer::{Consumer, Outcome, Report, drive};
+pub use event::Events;
 pub use note::{Note, Notes, Severity};
 pub use snapshot::{Draft, Snapshot, World};

@@ -41,6 +41,10 @@ pub struct Flow {
     pub reply_source: IpAddr,
     /// The port that it answers from; 0 for protocols without.
     pub reply_source_port: u16,
+    /// Whom it answers, after translation: who it believes the client to be.
+    pub reply_destination: IpAddr,
+    /// The port that it answers to; 0 for protocols without.
+    pub reply_port: u16,
     /// Whether an address or port is translated.
     pub nat: bool,
     /// Whether there was an answer yet.
@@ -178,6 +182,8 @@ impl Entry {
             original_port: original.destination_port,
             reply_source: reply.source,
             reply_source_port: reply.source_port,
+            reply_destination: reply.destination,
+            reply_port: reply.destination_port,
             nat: status & IPS_NAT_MASK != 0,
             replied: status & IPS_SEEN_REPLY != 0,
         };

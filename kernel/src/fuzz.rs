@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::netlink::wire::Messages;
-use crate::{conntrack, neighbour, nft, route};
+use crate::{conntrack, neighbour, nft, route, rule};
 
 /// Reads `bytes` as replies of every kind that this crate understands; gives how many things were
 /// found, at most as many as there are bytes.
@@ -23,6 +23,9 @@ pub fn read_replies(bytes: &[u8]) -> usize {
                 + usize::from(route::read_device(&message).is_some())
                 + usize::from(neighbour::matters(&message))
                 + usize::from(nft::is_change_of(&message, "t", 1))
+                + usize::from(neighbour::read_entry(&message).is_some())
+                + usize::from(rule::read_rule(&message).is_some())
+                + usize::from(rule::read_table_route(&message, &names).is_some())
                 + nft::read_any(&message)
         })
         .sum()

@@ -1,11 +1,13 @@
-//! Tells when a namespace's neighbour table changes: in an overlay network's namespace that is
+//! A namespace's neighbour table, and when it changes: in an overlay network's namespace that is
 //! when a task joins or leaves, on whatever node.
 //!
 //! Always true here: a watch never keeps a namespace much longer than its name: where the path no
 //! longer names it, the watch ends within a second. Losing events is no loss: they are hints to
 //! look, and a queue that overflowed is one too.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,9 +17,10 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::netlink::ROUTE;
-use crate::netlink::wire::{Message, Messages};
+use crate::netlink::wire::{Message, Messages, Writer};
+use crate::netlink::{Channel, ROUTE};
 use crate::netns::{Netns, NetnsError, still_there};
+use crate::route::read_ip;
 
 /// Why a neighbour table cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,50 @@ pub enum NeighbourError {
         /// The refusal.
         source: io::Error,
     },
+}
+
+/// Somebody on a network whose entry was set, not learnt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub struct Neighbour {
+    /// Its address there.
+    pub address: IpAddr,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Behind which tunnel's end it is (VXLAN), where that is known.
+    pub tunnel: Option<IpAddr>,
+}
+
+/// The permanent neighbours in a namespace: in an overlay network's namespace all endpoints of
+/// other nodes.
+pub fn neighbours(netns: &Netns) -> Result<Vec<Neighbour>, NeighbourError> {
+    let refused = |source| NeighbourError::Refused { path: netns.path().to_owned(), source };
+    let mut channel = netns.run(|| Channel::open(ROUTE))?.map_err(refused)?;
+    let mut list = |family: u8| {
+        let request = move |it: &mut Writer| it.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        channel.dump(RTM_GETNEIGH, ENTRIES_MAX, request, |message, found| {
+            found.extend(read_entry(message));
+        })
+    };
+    let entries = list(AF_INET).map_err(refused)?;
+    let tunnels: BTreeMap<[u8; 6], IpAddr> =
+        list(AF_BRIDGE).map_err(refused)?.into_iter().collect();
+    let neighbour = |(mac, address): ([u8; 6], IpAddr)| {
+        let tunnel = tunnels.get(&mac).copied();
+        Neighbour { address, mac, tunnel }
+    };
+    Ok(entries.into_iter().map(neighbour).collect())
+}
+
+/// Reads one message of a dump: a hardware address, and what it belongs to (in a forwarding
+/// table: the tunnel's end behind which it is).
+pub(crate) fn read_entry(message: &Message<'_>) -> Option<([u8; 6], IpAddr)> {
+    let state = message.body.get(NDM_STATE..)?.first_chunk().copied().map(u16::from_ne_bytes)?;
+    if message.kind != RTM_NEWNEIGH || state & NUD_PERMANENT == 0 {
+        return None;
+    }
+    let attributes = message.attributes(NDMSG);
+    let mac = attributes.get(NDA_LLADDR)?.try_into().ok()?;
+    Some((mac, read_ip(attributes.get(NDA_DST)?)?))
 }
 
 /// Tells when the neighbour table of a namespace changes (`RTNLGRP_NEIGH`): when an entry that
@@ -140,3 +187,13 @@ const RTM_DELNEIGH: u16 = 29;
 /// Where `struct ndmsg` has the state.
 const NDM_STATE: usize = 8;
 const NUD_PERMANENT: u16 = 0x80;
+const RTM_GETNEIGH: u16 = 30;
+/// Bytes of `struct ndmsg`.
+const NDMSG: usize = 12;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
+
+/// More endpoints than an overlay network has.
+const ENTRIES_MAX: usize = 65_536;

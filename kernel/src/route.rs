@@ -226,7 +226,7 @@ fn unspecified(family: u8) -> Option<IpAddr> {
     }
 }
 
-fn device_names(channel: &mut Channel) -> Result<BTreeMap<u32, String>, RouteError> {
+pub(crate) fn device_names(channel: &mut Channel) -> Result<BTreeMap<u32, String>, RouteError> {
     let request = |it: &mut Writer| it.raw(&[0; IFINFOMSG]);
     let pairs = channel.dump(RTM_GETLINK, ENTRIES_MAX, request, |message, found| {
         found.extend(read_device(message));

@@ -23,6 +23,7 @@ pub mod lease;
 mod lease_file;
 pub mod plan;
 mod readback;
+pub mod relay;
 pub mod routes;
 mod ruleset;
 pub mod sandbox;

@@ -13,6 +13,7 @@
 //! - *no thread is left in a foreign namespace*: threads that enter one end there or come back;
 //! - `unsafe` stands in this crate alone, each block with its reason.
 
+pub mod burst;
 pub mod conntrack;
 pub mod datagram;
 pub mod door;
@@ -20,6 +21,7 @@ pub mod echo;
 pub mod fuzz;
 pub mod link;
 pub mod listeners;
+pub mod listening;
 pub mod neighbour;
 mod netlink;
 pub mod netns;
@@ -33,3 +35,5 @@ pub mod rule;
 pub mod sock_diag;
 pub mod socket;
 pub mod sysctl;
+pub mod splice;
+pub mod stream;

@@ -146,7 +146,7 @@ enum Share {
     Port,
 }
 
-fn inside<T: Send>(
+pub(crate) fn inside<T: Send>(
     netns: &Netns,
     what: &'static str,
     address: SocketAddr,

@@ -122,6 +122,12 @@ pub enum Expr {
     },
     /// Translates the flow's source to the address of the interface that it leaves by.
     Masquerade,
+    /// Translates the flow's destination to this namespace itself (loopback for what starts here,
+    /// the interface's address for what arrives), to the port in the register, network order.
+    Redirect {
+        /// Register.
+        port: u8,
+    },
     /// The packet is not tracked; only before conntrack (priority below -200).
     Notrack,
     /// Counts packets and bytes.
@@ -264,6 +270,7 @@ fn name(expr: &Expr) -> &'static str {
         Expr::Jhash { .. } => "hash",
         Expr::Nat { .. } => "nat",
         Expr::Masquerade => "masq",
+        Expr::Redirect { .. } => "redir",
         Expr::Notrack => "notrack",
         Expr::Counter => "counter",
         Expr::Reject(_) => "reject",
@@ -333,6 +340,7 @@ fn write_data(it: &mut Writer, family: Family, expr: &Expr) {
             let (result, flags) = (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR);
             numbers(it, &[(1, register(*to)), (2, result), (3, flags)]);
         }
+        Expr::Redirect { port } => numbers(it, &[(1, register(*port)), (2, register(*port))]),
         Expr::Reject(with) => with.write(it, family),
         // These have nothing to say beyond their name.
         Expr::Masquerade | Expr::Notrack | Expr::Counter => {}

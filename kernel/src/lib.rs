@@ -34,6 +34,6 @@ pub mod route;
 pub mod rule;
 pub mod sock_diag;
 pub mod socket;
-pub mod sysctl;
 pub mod splice;
 pub mod stream;
+pub mod sysctl;

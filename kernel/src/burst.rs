@@ -91,6 +91,13 @@ impl Burst {
         Ok(self.packets.get(..count).unwrap_or_default())
     }
 
+    /// The octets of the `nth` datagram of the last [`Self::receive`].
+    pub fn octets(&self, nth: usize) -> &[u8] {
+        let length = self.packets.get(nth).map_or(0, |it| it.length);
+        let octets = self.octets.chunks_exact(self.longest).nth(nth);
+        octets.and_then(|it| it.get(..length)).unwrap_or_default()
+    }
+
     /// Sends datagrams of the last [`Self::receive`] to whom `socket` is connected to.
     pub fn hand_on(&mut self, socket: impl AsFd, which: Range<usize>) -> Sent {
         self.send(socket, which, None, &[])

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -42,4 +42,18 @@ pub fn original_destination(stream: impl AsFd) -> Option<SocketAddr> {
     let here = stream.local_addr().ok()?.as_socket()?;
     let there = if here.is_ipv4() { stream.original_dst_v4() } else { stream.original_dst_v6() };
     there.ok()?.as_socket().filter(|it| *it != here)
+}
+
+/// Octets that were written and that the peer has not acknowledged yet.
+pub fn unsent(stream: impl AsFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    let descriptor = stream.as_fd().as_raw_fd();
+    #[expect(unsafe_code, reason = "rustix does not know SIOCOUTQ")]
+    // SAFETY: the descriptor is open; SIOCOUTQ (which is TIOCOUTQ) writes one int, to a live one.
+    let status = unsafe { libc::ioctl(descriptor, libc::TIOCOUTQ, &raw mut count) };
+    if status == 0 {
+        Ok(usize::try_from(count).unwrap_or(0))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

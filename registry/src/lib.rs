@@ -9,7 +9,6 @@ pub mod document;
 pub mod duration;
 pub mod event;
 pub mod fuzz;
-pub mod health;
 pub mod id;
 pub mod labels;
 pub mod model;

@@ -46,6 +46,9 @@ const SWARM_SPACING: Duration = Duration::from_millis(100);
 /// How soon they are read again while tasks are on their way; the pause doubles while nothing
 /// changes (a task may wait for a node for days).
 const SWARM_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// The longest of these pauses while a service is updated: its next task is taken out two seconds
+/// before it is stopped, and no event says so.
+const UPDATING_PAUSE: Duration = Duration::from_millis(500);
 /// How often the engine's resolver is asked about draining tasks: Swarm waits 2 s before it stops
 /// one.
 const DRAINING_PAUSE: Duration = Duration::from_millis(500);

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use bollard::models::{
     EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum, EndpointSpecModeEnum,
-    NetworkAttachmentConfig,
+    NetworkAttachmentConfig, ServiceUpdateStatusStateEnum,
 };
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -47,6 +47,8 @@ pub(crate) struct SwarmService {
     pub(crate) ports: Vec<PublishedPort>,
     /// How many tasks it wants (replicated services).
     pub(crate) replicas: Option<u64>,
+    /// Its tasks are being replaced, one after another; no event tells when the next one's turn is.
+    pub(crate) is_updating: bool,
 }
 
 /// A task.
@@ -182,6 +184,12 @@ impl Swarm {
         self
     }
 
+    /// Whether a service is being updated: between two of its tasks nothing moves, and then the next
+    /// one is taken out two seconds before it is stopped.
+    pub(crate) fn is_updating(&self) -> bool {
+        self.services.values().any(|it| it.is_updating)
+    }
+
     /// Whether a task or a service is on its way somewhere.
     pub(crate) fn is_moving(&self) -> bool {
         let mut running: BTreeMap<&str, u64> = BTreeMap::new();
@@ -196,6 +204,12 @@ impl Swarm {
             service.replicas.is_some_and(|wanted| wanted != running)
         })
     }
+}
+
+/// Also while it is rolled back. What is paused goes on only after somebody's command.
+fn is_updating(state: ServiceUpdateStatusStateEnum) -> bool {
+    use ServiceUpdateStatusStateEnum::{ROLLBACK_STARTED, UPDATING};
+    matches!(state, UPDATING | ROLLBACK_STARTED)
 }
 
 impl SwarmService {
@@ -220,6 +234,7 @@ impl SwarmService {
             networks: targets.filter_map(target).collect(),
             ports,
             replicas: replicated.and_then(|it| it.replicas?.try_into().ok()),
+            is_updating: answer.update_status.and_then(|it| it.state).is_some_and(is_updating),
         };
         Some((ServiceId::from(answer.id?), service))
     }
@@ -311,6 +326,24 @@ mod tests {
         assert!(swarm(2, &[("running", "running")]).is_moving());
         assert!(swarm(1, &[("starting", "running")]).is_moving());
         assert!(swarm(1, &[("running", "running"), ("running", "shutdown")]).is_moving());
+    }
+
+    #[test]
+    fn a_service_is_updated_until_it_is_done_paused_or_rolled_back() {
+        let updating = |state: &str| {
+            let service = serde_json::from_value(serde_json::json!({
+                "ID": "s", "Spec": {"Name": "s"}, "UpdateStatus": {"State": state},
+            }));
+            SwarmService::from_list(service.unwrap()).unwrap().1.is_updating
+        };
+        let states = ["updating", "rollback_started"];
+        let rests = ["", "paused", "completed", "rollback_paused", "rollback_completed"];
+        assert!(states.into_iter().all(updating));
+        assert!(!rests.into_iter().any(updating));
+        let mut swarm = swarm(1, &[("running", "running")]);
+        assert!(!swarm.is_updating());
+        swarm.services.values_mut().for_each(|it| it.is_updating = true);
+        assert!(swarm.is_updating(), "though no task moves");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::source::docker::error::EngineError;
 use crate::source::docker::folder::{self, Folder};
 use crate::source::docker::follow::answer::{self, Answer, Context, Finished};
 use crate::source::docker::follow::{
-    DRAINING_PAUSE, Follower, GATHER, HOT, PENDING, SETTLE, SWARM_PAUSES, Sign,
+    DRAINING_PAUSE, Follower, GATHER, HOT, PENDING, SETTLE, SWARM_PAUSES, Sign, UPDATING_PAUSE,
 };
 use crate::source::docker::gossip::Gossip;
 use crate::source::docker::host::Host;
@@ -346,10 +346,13 @@ impl<H: Host> Follower<'_, H> {
             None => swarm,
         };
         let (first, longest) = SWARM_PAUSES;
+        let is_updating = swarm.is_updating();
+        let longest = if is_updating { UPDATING_PAUSE } else { longest };
         let differs = self.view.swarm.as_ref() != Some(&swarm);
         let pause = if differs { first } else { self.swarm_pause };
         self.swarm_pause = (pause * 2).min(longest);
-        let next = if swarm.is_moving() { pause.max((now - begun) * 2) } else { self.poll };
+        let is_moving = is_updating || swarm.is_moving();
+        let next = if is_moving { pause.max((now - begun) * 2) } else { self.poll };
         self.want(Job::Swarm, now + next);
         if differs {
             self.update(now, |view| view.swarm = Some(swarm));

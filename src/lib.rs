@@ -9,7 +9,6 @@ pub mod config;
 pub mod demo;
 pub mod exec;
 pub mod host;
-mod judging;
 pub mod log;
 pub mod supervise;
 pub mod verify;

@@ -6,6 +6,14 @@ Between namespaces of this machine, rounds interleaved, ratios of one run:
 table    TCP octets, new connections, UDP packets: direct, portolan, kube-proxy's nftables layout, HAProxy in tcp mode
 swaps    10,000 changes of a service's tasks (SWAPS) under a load of connects: none may fail
 
+On the Swarm of tests/lab (LAB_ENGINE=trixie|sid for newer engines):
+even     400 connections from each node to a service of four tasks, alone and in turns with another; UDP, ICMP, no task
+rolling  a service updated (stop-first, start-first) and scaled at 200 connections a second: none may fail. LATE=1: tasks
+         listen on after SIGTERM for a second, when nobody new may come
+killed   the worker's engine killed: how long its tasks are still called
+download 200 MB through a VIP while its service scales and portolan is killed, restarted, upgraded; nft flush ruleset
+moved    a UDP client with a fixed port: its task is killed, who answers when
+
 Exit 1 when something is not as it should be. PORTOLAN is a release build; wants cc, nft, conntrack, haproxy.
 """
 import importlib, os, pathlib, shutil, sys, tempfile
@@ -16,7 +24,8 @@ sys.path += [str(HERE.parent / "dns"), str(HERE.parent / "engine")]
 import field, parts
 
 # Each is a function of its own name, or of the name behind the colon, in the file before it.
-SECTIONS = {"table": "table", "swaps": "swaps"}
+SECTIONS = {"table": "table", "swaps": "swaps", "even": "even", "rolling": "rolling", "killed": "rolling:engine_killed",
+            "download": "download", "moved": "moved"}
 DEFAULT = ["table", "swaps"]
 
 

@@ -89,8 +89,7 @@ pub struct RouteRow {
 pub fn diagnostics(live: &Live) -> Vec<String> {
     let mut all = Notes::default();
     all.extend(live.world.borrow().notes().clone());
-    let parts = [notes(&live.resolver), notes(&live.vip), notes(&live.router), notes(&live.health)];
-    for notes in parts {
+    for notes in [notes(&live.resolver), notes(&live.vip), notes(&live.router)] {
         all.extend(notes);
     }
     lines(&all)

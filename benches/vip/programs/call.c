@@ -5,8 +5,9 @@
  *     call requests ADDRESS PORT COUNT            connect, GET, answer, end, one after another
  *     call down|up ADDRESS PORT SECONDS           one stream
  *     call datagrams ADDRESS PORT SECONDS SIZE WINDOW    echoes, WINDOW of them under way
- *     call steady ADDRESS PORT RATE SECONDS NAME [BIND]  RATE new connections a second whatever becomes of them, until
- *                                                 SIGTERM or so long (0: for ever); an answer must begin with NAME
+ *     call steady ADDRESS PORT RATE SECONDS NAME  RATE new connections a second whatever becomes of them, until SIGTERM
+ *                                                 or so long (0: for ever); an answer must begin with NAME; with several
+ *                                                 addresses: NAME[,NAME..], each with its own
  *
  * Prints `name value` lines. `steady` prints each failure when it happens: `fail EPOCH MILLISECONDS PORT WHAT ANSWER`,
  * where WHAT is refused, reset, timeout, short, wrong or another error, and PORT is its own; at the end how many answers
@@ -118,7 +119,9 @@ static int datagrams(double seconds, int size, int window) {
     return back == 0;
 }
 
-struct call { double begun, epoch; int port, used, state; char text[512]; };
+struct call { double begun, epoch; int port, used, state; const char *name; char text[512]; };
+static const char *names[ADDRESSES];
+static long many_names;
 static struct call *calls[MOST];
 static int poller, under_way;
 static long done, failed, slow, late;
@@ -160,14 +163,14 @@ static const char *word(int error) {
     }
 }
 
-static void begin(const struct sockaddr_in *own) {
+static void begin(void) {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0 || fd >= MOST) { if (fd >= 0) close(fd); failed++; done++; printf("fail %.6f 0 0 no_descriptor -\n", clock_of(CLOCK_REALTIME)); return; }
     struct call *it = calls[fd] = calloc(1, sizeof *it);
     under_way++;
     it->begun = now();
     it->epoch = clock_of(CLOCK_REALTIME);
-    if (own) bind(fd, (const struct sockaddr *)own, sizeof *own);
+    it->name = names[turn % many_targets % many_names];
     if (connect(fd, target(), sizeof *targets) && errno != EINPROGRESS) { end(fd, word(errno)); return; }
     struct sockaddr_in mine;
     socklen_t size = sizeof mine;
@@ -176,8 +179,9 @@ static void begin(const struct sockaddr_in *own) {
     epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
 }
 
-static void finished(int fd, const char *name) {
+static void finished(int fd) {
     struct call *it = calls[fd];
+    const char *name = it->name;
     char *body = strstr(it->text, "\r\n\r\n");
     if (!it->used || !body || !strchr(body, '\n') || !body[4]) { end(fd, "short"); return; }
     memmove(it->text, body + 4, strlen(body + 4) + 1);
@@ -194,7 +198,7 @@ static void finished(int fd, const char *name) {
     end(fd, NULL);
 }
 
-static void step(int fd, const char *name) {
+static void step(int fd) {
     struct call *it = calls[fd];
     if (it->state == 0) {
         int error = 0;
@@ -215,10 +219,10 @@ static void step(int fd, const char *name) {
     ssize_t n = recv(fd, it->text + it->used, sizeof it->text - 1 - it->used, 0);
     if (n > 0) { it->used += n; return; }
     if (n < 0 && errno == EAGAIN) return;
-    if (n < 0) end(fd, word(errno)); else finished(fd, name);
+    if (n < 0) end(fd, word(errno)); else finished(fd);
 }
 
-static int steady(double rate, double seconds, const char *name, const struct sockaddr_in *own) {
+static int steady(double rate, double seconds) {
     struct sigaction action = {.sa_handler = on_term};
     sigaction(SIGTERM, &action, NULL);
     poller = epoll_create1(EPOLL_CLOEXEC);
@@ -228,12 +232,12 @@ static int steady(double rate, double seconds, const char *name, const struct so
         double at = now();
         int over = told || (seconds && at - begun >= seconds);
         if (over && (!under_way || at - begun > seconds + 6)) break;
-        while (!over && started < (at - begun) * rate) { begin(own); started++; }
+        while (!over && started < (at - begun) * rate) { begin(); started++; }
         double next = begun + started / rate - now();
         struct epoll_event events[256];
         int wait = over ? 20 : next <= 0 ? 0 : next > 0.02 ? 20 : (int)(next * 1e3) + 1;
         int many = epoll_wait(poller, events, 256, wait);
-        for (int i = 0; i < many; i++) if (calls[events[i].data.fd]) step(events[i].data.fd, name);
+        for (int i = 0; i < many; i++) if (calls[events[i].data.fd]) step(events[i].data.fd);
         if (now() - swept < 0.1) continue;
         swept = now();
         for (int fd = 0; fd < MOST; fd++)
@@ -257,7 +261,6 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "down") || !strcmp(argv[1], "up")) return stream(atof(argv[4]), argv[1][0] == 'u');
     if (!strcmp(argv[1], "datagrams") && argc > 6) return datagrams(atof(argv[4]), atoi(argv[5]), atoi(argv[6]));
     if (strcmp(argv[1], "steady") || argc < 7) return 2;
-    struct sockaddr_in own = {.sin_family = AF_INET};
-    if (argc > 7 && inet_pton(AF_INET, argv[7], &own.sin_addr) != 1) return 2;
-    return steady(atof(argv[4]), atof(argv[5]), argv[6], argc > 7 ? &own : NULL);
+    for (char *one = strtok(argv[6], ","); one && many_names < ADDRESSES; one = strtok(NULL, ",")) names[many_names++] = one;
+    return many_names ? steady(atof(argv[4]), atof(argv[5])) : 2;
 }

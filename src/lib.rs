@@ -9,6 +9,7 @@ pub mod config;
 pub mod demo;
 pub mod exec;
 pub mod host;
+mod judging;
 pub mod log;
 pub mod supervise;
 pub mod verify;

@@ -1,5 +1,5 @@
-//! Runs the parts of the process: the source that fills the registry, each consumer on a thread of
-//! its own, the admin socket.
+//! Runs the parts of the process: the source that fills the registry, the judge between it and the
+//! consumers, each consumer on a thread of its own, the admin socket.
 //!
 //! Invariants
 //! - *isolated*: a consumer that panics is started anew after a pause; the others do not notice;
@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::consumer::Backoff;
+use registry::health::Verdicts;
 use registry::source::{self, Publisher};
-use registry::{Consumer, Report, Snapshot, World, drive};
+use registry::{Consumer, Events, Report, Snapshot, World, drive};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin;
 use crate::config::{Config, Source};
 use crate::host::ThisHost;
+use crate::judging;
 
 /// How long the parts get to end in order, besides the time that requests in flight get.
 const GRACE: Duration = Duration::from_secs(5);
@@ -76,6 +78,12 @@ pub struct Live {
     pub parts: Parts,
     /// Where the world is read from.
     pub source: Arc<Source>,
+    /// What health checks last said. Its generation is the source's, not that of `world`.
+    pub health: Reports<vip::health::Plan>,
+    /// What health checks count.
+    pub probes: vip::health::Probes,
+    /// What happened lately.
+    pub events: Events,
 }
 
 type Reports<P> = watch::Receiver<Option<Arc<Report<P>>>>;
@@ -130,26 +138,50 @@ impl Supervisor {
         let stop = CancellationToken::new();
         // What was started before a part that cannot start ends with it.
         let started = stop.clone().drop_guard();
-        let (snapshots, world) = watch::channel(Arc::new(Snapshot::default()));
+        let (snapshots, source_world) = watch::channel(Arc::new(Snapshot::default()));
         let mut tasks = JoinSet::new();
         start_source(config, snapshots, &mut tasks, &stop)?;
+        let (judged, world) = watch::channel(Arc::new(Snapshot::default()));
+        let (verdicts, found) = watch::channel(Arc::default());
+        let events = Events::default();
+        let judging =
+            judging::judge(source_world.clone(), found, judged, events.clone(), stop.clone());
+        tasks.spawn(judging);
         let mut starting = Starting {
             config,
             world: world.clone(),
             stop: &stop,
             meter: resolver::Meter::default(),
+            probes: vip::health::Probes::default(),
+            events: events.clone(),
             threads: vec![],
         };
+        let health = starting.health(source_world, verdicts)?;
         let (vips, vip_table) = watch::channel(Arc::default());
+        let telling =
+            judging::tell_of_vips(vip_table.clone(), world.clone(), events.clone(), stop.clone());
+        tasks.spawn(telling);
         let vip = if parts.vip { starting.vip(vips)? } else { none() };
         let resolver =
             if parts.resolver { starting.resolver(vip_table.clone(), given.dns)? } else { none() };
         let router = if parts.router { starting.router(vip_table, given.http)? } else { none() };
         let consumers = starting.threads;
-        let dns = starting.meter;
+        let (dns, probes) = (starting.meter, starting.probes);
         let upstream = Arc::new(config.resolver.upstream.clone());
         let source = Arc::new(config.source.clone());
-        let live = Live { world, resolver, vip, router, dns, upstream, parts, source };
+        let live = Live {
+            world,
+            resolver,
+            vip,
+            router,
+            dns,
+            upstream,
+            parts,
+            source,
+            health,
+            probes,
+            events,
+        };
         admin.serve(live.clone(), &mut tasks, stop.clone());
         if let Some(port) = port {
             port.serve(live.clone(), &mut tasks, stop.clone());
@@ -242,10 +274,26 @@ struct Starting<'a> {
     stop: &'a CancellationToken,
     /// Counts on when the resolver is started anew.
     meter: resolver::Meter,
+    probes: vip::health::Probes,
+    events: Events,
     threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
 }
 
 impl Starting<'_> {
+    /// Checks look at the world as the source tells it: what they find is put over it afterwards.
+    fn health(
+        &mut self,
+        source: World,
+        verdicts: watch::Sender<Arc<Verdicts>>,
+    ) -> Result<Reports<vip::health::Plan>, StartError> {
+        let (probes, events) = (self.probes.clone(), self.events.clone());
+        let make = move || {
+            let made = vip::Health::new(verdicts.clone(), probes.clone(), events.clone());
+            made.map_err(StartError::Host)
+        };
+        self.consumer_of(source, make)
+    }
+
     fn vip(
         &mut self,
         vips: watch::Sender<Arc<VipTable>>,
@@ -282,13 +330,21 @@ impl Starting<'_> {
         })
     }
 
-    /// Makes a consumer, and drives it on a thread of its own; after a panic it is made anew.
     fn consumer<C: Consumer + 'static>(
         &mut self,
         make: impl Fn() -> Result<C, StartError> + Send + 'static,
     ) -> Result<Reports<C::Plan>, StartError> {
+        self.consumer_of(self.world.clone(), make)
+    }
+
+    /// Makes a consumer, and drives it on a thread of its own; after a panic it is made anew.
+    fn consumer_of<C: Consumer + 'static>(
+        &mut self,
+        world: World,
+        make: impl Fn() -> Result<C, StartError> + Send + 'static,
+    ) -> Result<Reports<C::Plan>, StartError> {
         let (sender, reports) = watch::channel(None);
-        let (world, stop) = (self.world.clone(), self.stop.clone());
+        let stop = self.stop.clone();
         let mut first = Some(make()?);
         let body = move || {
             let mut backoff = Backoff::default();

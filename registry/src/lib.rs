@@ -9,6 +9,7 @@ pub mod document;
 pub mod duration;
 pub mod event;
 pub mod fuzz;
+pub mod health;
 pub mod id;
 pub mod labels;
 pub mod model;

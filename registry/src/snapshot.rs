@@ -8,6 +8,7 @@
 //!   comparing the two costs a pointer for each thing ([`changes`]).
 
 pub mod changes;
+mod held;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -89,7 +89,8 @@ pub struct RouteRow {
 pub fn diagnostics(live: &Live) -> Vec<String> {
     let mut all = Notes::default();
     all.extend(live.world.borrow().notes().clone());
-    for notes in [notes(&live.resolver), notes(&live.vip), notes(&live.router)] {
+    let parts = [notes(&live.resolver), notes(&live.vip), notes(&live.router), notes(&live.health)];
+    for notes in parts {
         all.extend(notes);
     }
     lines(&all)

@@ -21,14 +21,14 @@ pub fn between(before: &Snapshot, now: &Snapshot, judged: impl Fn(&Task) -> bool
         return if now.generation() == 0 { Vec::new() } else { vec![first(now)] };
     }
     let mut told: Vec<Told> = freshness(before, now).into_iter().collect();
-    told.extend(now.services_since(before).into_iter().filter_map(service));
+    told.extend(now.services_since(before).iter().filter_map(service));
     for change in now.tasks_since(before) {
         let kind = if [change.before, change.now].into_iter().flatten().any(&judged) {
             Kind::Health
         } else {
             Kind::World
         };
-        told.extend(task(change).map(|(subject, text)| (kind, subject, text)));
+        told.extend(task(&change).map(|(subject, text)| (kind, subject, text)));
     }
     told.extend(nodes(before, now));
     told
@@ -51,7 +51,7 @@ fn freshness(before: &Snapshot, now: &Snapshot) -> Option<Told> {
     Some((Kind::Source, "world".to_owned(), text))
 }
 
-fn service(change: Change<'_, Service>) -> Option<Told> {
+fn service(change: &Change<'_, Service>) -> Option<Told> {
     let (name, text) = match (change.before, change.now) {
         (None, Some(now)) => (&now.name, "is there"),
         (Some(before), None) => (&before.name, "is gone"),
@@ -60,7 +60,7 @@ fn service(change: Change<'_, Service>) -> Option<Told> {
     Some((Kind::World, format!("service {name}"), text.to_owned()))
 }
 
-fn task(change: Change<'_, Task>) -> Option<(String, String)> {
+fn task(change: &Change<'_, Task>) -> Option<(String, String)> {
     let as_is = |task: &Task| {
         if task.reason.is_empty() {
             task.state.to_string()
@@ -105,8 +105,9 @@ mod tests {
         let mut text = "[[network]]\nname = \"n\"\n[[service]]\nname = \"web\"\n".to_owned();
         text += "networks = [\"n\"]\n";
         for (name, state) in states {
-            text +=
-                &format!("[[task]]\nname = \"{name}\"\nservice = \"web\"\nstate = \"{state}\"\n");
+            let task =
+                ["[[task]]\nname = \"", name, "\"\nservice = \"web\"\nstate = \"", state, "\"\n"];
+            text.extend(task);
         }
         Snapshot::build(world::parse(&text, "test").unwrap(), generation)
     }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::Snapshot;
-use registry::id::SandboxId;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -133,11 +132,11 @@ async fn kernel(live: &Live) -> Vec<Section> {
     };
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut looking = JoinSet::new();
-    for (id, place) in &plan.sandboxes {
-        let (id, place, places) = (id.clone(), place.clone(), Arc::clone(&places));
+    for place in plan.sandboxes.values() {
+        let (place, places) = (place.clone(), Arc::clone(&places));
         looking.spawn(async move {
             let _place = places.acquire_owned().await;
-            tokio::task::spawn_blocking(move || look(&id, &place)).await
+            tokio::task::spawn_blocking(move || look(&place)).await
         });
     }
     let (mut held, mut flows) = (Vec::new(), Vec::new());
@@ -168,10 +167,10 @@ async fn kernel(live: &Live) -> Vec<Section> {
     ]
 }
 
-fn look(id: &SandboxId, place: &SandboxPlan) -> (Vec<String>, Vec<String>) {
+fn look(place: &SandboxPlan) -> (Vec<String>, Vec<String>) {
     let name = &place.name;
     let line = |it: String| format!("sandbox {name}: {it}");
-    match vip::inspect(id, place) {
+    match vip::inspect(place) {
         // Gone meanwhile: the second look will not find it in the plan.
         Ok(None) => (vec![line("its network namespace is gone".to_owned())], Vec::new()),
         Ok(Some(seen)) => {

@@ -379,7 +379,7 @@ fn marks_states_and_hashes_are_read_and_written() {
     ];
     let hash = [
         payload(PayloadBase::Network, 12, 4, 1),
-        Expr::Jhash { from: 1, len: 4, modulus: 3, seed: 5, to: 0 },
+        Expr::Jhash { from: 1, len: 4, modulus: 3, offset: 0, seed: 5, to: 0 },
         is(0, &1_u32.to_ne_bytes()),
         Expr::Verdict(Verdict::Drop),
     ];

@@ -22,7 +22,6 @@ use tokio::time::Instant;
 
 use crate::compile::{Config, compile};
 use crate::cut::{Cut, Cutter};
-use crate::layout::Seed;
 use crate::lease::Leases;
 use crate::lease_file::{LeaseFile, WriteError};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
@@ -245,7 +244,7 @@ impl Errand {
     fn run(self, file: &LeaseFile, now: Instant) -> Done {
         match self {
             Self::Settle { id, plan, known, watch } => {
-                let mut visit = sandbox::visit(&plan, Seed::of(id.as_str()), known, now);
+                let mut visit = sandbox::visit(&plan, known, now);
                 let watched = watched(&plan, &mut visit, watch);
                 let visit = visit.into();
                 Done::Visited { id, name: plan.name, netns: plan.netns, visit, watched }

@@ -251,11 +251,11 @@ fn networks(
         else {
             continue;
         };
-        let IpAddr::V4(vip) = *vip else { continue };
+        let IpAddr::V4(address) = *vip else { continue };
         let empty = || NetworkPlan { balances: Balances::new(), blocks: BTreeSet::new() };
         let plan = plans.entry(network.id.clone()).or_insert_with(empty);
-        plan.balances.insert(vip, Arc::new(balance(snapshot, service, network)));
-        plan.blocks.extend(block_of(vip, network, leases));
+        plan.balances.insert(*vip, Arc::new(balance(snapshot, service, network)));
+        plan.blocks.extend(block_of(address, network, leases));
     }
     plans
 }
@@ -263,7 +263,7 @@ fn networks(
 fn balance(snapshot: &Snapshot, service: &Service, network: &Network) -> Balance {
     let (mut weighted, mut alive) = (Vec::new(), BTreeSet::new());
     for task in snapshot.tasks_of(&service.id).filter(|it| it.state != ServingState::Stopped) {
-        for address in ipv4_of(task, &network.id) {
+        for address in ipv4_of(task, &network.id).map(IpAddr::V4) {
             alive.insert(address);
             if task.serves() {
                 weighted.push((address, task.weight));
@@ -271,7 +271,7 @@ fn balance(snapshot: &Snapshot, service: &Service, network: &Network) -> Balance
         }
     }
     let (service, network) = (service.name.clone(), network.name.clone());
-    Balance { service, network, slots: slots(weighted), alive }
+    Balance { service, network, slots: slots(weighted), alive, affine: false }
 }
 
 /// The range to route to the network's interface, if `vip` needs a route.
@@ -359,7 +359,7 @@ impl Tables<'_> {
     }
 
     fn routes(&self, sandbox: &Sandbox) -> BTreeSet<VipRoute> {
-        let mut routes: BTreeMap<Ipv4Net, Ipv4Addr> = BTreeMap::new();
+        let mut routes: BTreeMap<IpNet, IpAddr> = BTreeMap::new();
         for attachment in &sandbox.networks {
             let own = attachment.addresses.iter().find_map(|it| match it {
                 IpAddr::V4(own) => Some(*own),
@@ -370,7 +370,7 @@ impl Tables<'_> {
                 continue;
             };
             for block in &network.blocks {
-                routes.entry(*block).or_insert(own);
+                routes.entry(IpNet::V4(*block)).or_insert(IpAddr::V4(own));
             }
         }
         routes.into_iter().map(|(block, source)| VipRoute { block, source }).collect()

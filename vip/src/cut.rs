@@ -9,7 +9,7 @@
 //!   balancing, before portolan came) goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,7 +31,7 @@ pub(crate) struct Cut {
     /// The cookie of the namespace meant.
     pub(crate) cookie: u64,
     /// VIPs of which conntrack may remember flows that go nowhere now.
-    pub(crate) suspect: BTreeSet<Ipv4Addr>,
+    pub(crate) suspect: BTreeSet<IpAddr>,
     /// Who is alive behind them.
     pub(crate) balances: Arc<Balances>,
 }
@@ -128,10 +128,10 @@ impl Cut {
     }
 
     fn dooms(&self, flow: &Flow) -> bool {
-        let IpAddr::V4(vip) = flow.original_destination else { return false };
+        let vip = flow.original_destination;
         let balance = self.balances.get(&vip).filter(|_| self.suspect.contains(&vip));
         balance.is_some_and(|it| {
-            let alive = matches!(flow.reply_source, IpAddr::V4(task) if it.alive.contains(&task));
+            let alive = it.alive.contains(&flow.reply_source);
             !alive && (flow.nat || !flow.replied)
         })
     }

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::plan::{Balance, Balances, SandboxPlan, Slots, VipRoute};
@@ -17,32 +17,39 @@ pub enum Change<'a> {
     /// A VIP comes.
     AddVip {
         /// The address.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// Where its connections go.
         balance: &'a Balance,
     },
     /// A VIP goes; connections through it that exist go on.
     RemoveVip {
         /// The address.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// Where its connections went.
-        old: &'a [Ipv4Addr],
+        old: &'a Balance,
     },
     /// New connections to a VIP go elsewhere; those that exist stay.
     SetSlots {
         /// The address.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// The slots until now.
-        old: &'a [Ipv4Addr],
+        old: &'a [IpAddr],
         /// The slots from now on.
-        new: &'a [Ipv4Addr],
+        new: &'a [IpAddr],
+    },
+    /// Whether clients keep their tasks.
+    SetAffinity {
+        /// The address.
+        vip: IpAddr,
+        /// From now on.
+        affine: bool,
     },
     /// Tasks are gone for good: what still is connected to them through the VIP is cut.
     Cut {
         /// The address.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// The addresses of the tasks that are gone.
-        gone: BTreeSet<Ipv4Addr>,
+        gone: BTreeSet<IpAddr>,
     },
     /// VIPs get a way out.
     AddRoute(VipRoute),
@@ -85,7 +92,7 @@ pub(crate) fn diff_balances<'a>(old: &'a Balances, new: &'a Balances) -> Vec<Cha
         let want = if order == Ordering::Less { None } else { wanted.next() };
         match (have, want) {
             (Some((vip, have)), None) => {
-                changes.push(Change::RemoveVip { vip: *vip, old: &have.slots });
+                changes.push(Change::RemoveVip { vip: *vip, old: have });
             }
             (None, Some((vip, want))) => changes.push(Change::AddVip { vip: *vip, balance: want }),
             (Some((_, have)), Some((vip, want))) if !Arc::ptr_eq(have, want) => {
@@ -97,24 +104,34 @@ pub(crate) fn diff_balances<'a>(old: &'a Balances, new: &'a Balances) -> Vec<Cha
 }
 
 fn diff_balance<'a>(
-    vip: Ipv4Addr,
+    vip: IpAddr,
     old: &'a Balance,
     new: &'a Balance,
 ) -> impl Iterator<Item = Change<'a>> {
     // Names are for people; the kernel does not hold them.
-    let Balance { service: _, network: _, slots, alive } = new;
+    let Balance { service: _, network: _, slots, alive, affine } = new;
     let set = Change::SetSlots { vip, old: &old.slots, new: slots };
     let gone: BTreeSet<_> = old.alive.difference(alive).copied().collect();
     let cut = (!gone.is_empty()).then_some(Change::Cut { vip, gone });
-    (old.slots != *slots).then_some(set).into_iter().chain(cut)
+    let keep = Change::SetAffinity { vip, affine: *affine };
+    let affinity = (old.affine != *affine).then_some(keep);
+    (old.slots != *slots).then_some(set).into_iter().chain(affinity).chain(cut)
 }
 
 impl Change<'_> {
-    /// Whether it is made in the table, and not in conntrack or among the routes.
+    /// Whether it is made in a table, and not in conntrack or among the routes.
     pub(crate) fn is_of_the_table(&self) -> bool {
+        self.vip_of_the_table().is_some()
+    }
+
+    /// The VIP that it is about, where it is made in a table.
+    pub(crate) fn vip_of_the_table(&self) -> Option<IpAddr> {
         match self {
-            Self::AddVip { .. } | Self::RemoveVip { .. } | Self::SetSlots { .. } => true,
-            Self::Cut { .. } | Self::AddRoute(_) | Self::RemoveRoute(_) => false,
+            Self::AddVip { vip, .. }
+            | Self::RemoveVip { vip, .. }
+            | Self::SetSlots { vip, .. }
+            | Self::SetAffinity { vip, .. } => Some(*vip),
+            Self::Cut { .. } | Self::AddRoute(_) | Self::RemoveRoute(_) => None,
         }
     }
 }
@@ -125,6 +142,8 @@ impl fmt::Display for Change<'_> {
             Self::AddVip { vip, balance } => write!(f, "add {vip} {balance}"),
             Self::RemoveVip { vip, old: _ } => write!(f, "remove {vip}"),
             Self::SetSlots { vip, old: _, new } => write!(f, "set {vip} -> {}", Slots(new)),
+            Self::SetAffinity { vip, affine: true } => write!(f, "keep clients of {vip}"),
+            Self::SetAffinity { vip, affine: false } => write!(f, "keep no clients of {vip}"),
             Self::Cut { vip, gone } => {
                 write!(f, "cut {vip}")?;
                 gone.iter().try_for_each(|it| write!(f, " {it}"))

@@ -113,7 +113,7 @@ pub fn explain(
     let subject = subject(snapshot, plan, sandbox, target.address);
     told.what = subject.in_words(snapshot);
     told.tasks = subject.tasks(snapshot);
-    let seen = inspect::inspect(sandbox, place);
+    let seen = inspect::inspect(place);
     match &seen {
         Ok(Some(seen)) => told.kernel = kernel(&subject, place, seen, target),
         Ok(None) => told.kernel.push("its network namespace is gone".to_owned()),
@@ -142,13 +142,11 @@ fn kernel(
                 "nft: `portolan_vip` has switched itself off".to_owned()
             }
             TableFound::Ours { balances, alive: true } => {
-                let held = balances.iter().find(|(vip, _)| IpAddr::from(**vip) == target.address);
-                rule(held.map(|(_, it)| &**it), balance)
+                let held = balances.get(&target.address);
+                rule(held.map(|it| &**it), balance)
             }
         });
-        let through = place.routes.iter().find(
-            |it| matches!(target.address, IpAddr::V4(address) if it.block.contains(&address)),
-        );
+        let through = place.routes.iter().find(|it| it.block.contains(&target.address));
         lines.extend(through.map(|it| format!("route: {it}")));
     }
     lines.extend(seen.differences.iter().map(|it| format!("differs from the plan: {it}")));

@@ -5,18 +5,15 @@
 //! - *bounded*: of many differences the first [`MOST`] are told, and the rest are counted.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use kernel::conntrack::{self, Flow};
 use kernel::netns::Netns;
 use kernel::nft::Socket;
-use registry::id::SandboxId;
 
 use crate::diff::diff_balances;
-use crate::layout::Seed;
 use crate::plan::{Balances, SandboxPlan};
-use crate::readback::{self, Found};
+use crate::readback;
 use crate::routes;
 use crate::sandbox::{self, SandboxError};
 
@@ -51,9 +48,9 @@ pub enum TableFound {
 }
 
 /// Looks into the namespace of `plan`; `None`: it is not there any more.
-pub fn inspect(id: &SandboxId, plan: &SandboxPlan) -> Result<Option<Inspection>, SandboxError> {
+pub fn inspect(plan: &SandboxPlan) -> Result<Option<Inspection>, SandboxError> {
     let Some(netns) = sandbox::open(&plan.netns, plan.cookie)? else { return Ok(None) };
-    let table = table(&netns, Seed::of(id.as_str()))?;
+    let table = table(&netns)?;
     let mut differences = table.differences(&plan.balances);
     let there = routes::there(&netns)?;
     let missing = plan.routes.difference(&there).map(|it| format!("route {it} is missing"));
@@ -65,12 +62,12 @@ pub fn inspect(id: &SandboxId, plan: &SandboxPlan) -> Result<Option<Inspection>,
     Ok(Some(Inspection { table, differences, astray }))
 }
 
-fn table(netns: &Netns, seed: Seed) -> Result<TableFound, SandboxError> {
-    let mut socket = Socket::open(netns)?;
-    Ok(match readback::read_back(&mut socket, seed)? {
-        Found::Nothing => TableFound::Nothing,
-        Found::Ours { held, alive } => TableFound::Ours { balances: held.balances, alive },
-        Found::Strange(what) => TableFound::Strange(what.to_owned()),
+fn table(netns: &Netns) -> Result<TableFound, SandboxError> {
+    let found = readback::read_back(&mut Socket::open(netns)?)?;
+    Ok(match found.strange.into_values().next() {
+        Some(what) => TableFound::Strange(what.to_owned()),
+        None if found.held.tables.is_empty() => TableFound::Nothing,
+        None => TableFound::Ours { balances: found.held.balances, alive: found.alive },
     })
 }
 
@@ -101,9 +98,8 @@ fn astray(netns: &Netns, balances: &Balances) -> Result<Vec<Flow>, SandboxError>
     }
     let mut flows = conntrack::flows(netns)?;
     flows.retain(|flow| {
-        let IpAddr::V4(vip) = flow.original_destination else { return false };
-        let IpAddr::V4(task) = flow.reply_source else { return false };
-        flow.nat && balances.get(&vip).is_some_and(|it| !it.alive.contains(&task))
+        let balance = balances.get(&flow.original_destination);
+        flow.nat && balance.is_some_and(|it| !it.alive.contains(&flow.reply_source))
     });
     flows.truncate(MOST);
     Ok(flows)

@@ -1,362 +1,265 @@
 //! How a table of balances is laid out in nftables, piece by piece. Pure.
 //!
 //! ```text
-//! table ip portolan_vip {
-//!   set alive     { type mark; timeout; 1 }            # runs out when portolan never comes back
-//!   set vips      { type ipv4_addr; 10.0.1.2, .. }     # every VIP, tasks or not
-//!   map services  { type ipv4_addr : verdict; 10.0.1.2 : goto vip-10.0.1.2, .. }
-//!   map slots-0   { type ipv4_addr . mark : ipv4_addr; 10.0.1.2 . 0 : 10.0.1.5, .. }    # several
-//!   chain vip-10.0.1.2 { dnat to ip daddr . numgen inc mod 2 map @slots-0 }    # one per service
-//!   chain output  { type nat hook output priority -110; 1 != @alive return; ip daddr vmap @services }
+//! table ip portolan_vip {                              # and `ip6`, where there are IPv6 VIPs
+//!   set alive   { type mark; timeout; 1 }              # runs out when portolan never comes back
+//!   set vips    { type ipv4_addr; 10.0.1.2, .. }       # every VIP, tasks or not
+//!   set of-2    { type ipv4_addr; 10.0.1.2, .. }       # VIPs of 2 slots; one set for each number
+//!   map slots   { type ipv4_addr . mark : ipv4_addr; 10.0.1.2 . 0 : 10.0.1.5, .. }
+//!   chain output  { type nat hook output priority -110; 1 != @alive return; ip daddr @vips goto balance }
+//!   chain again   { the same at priority -109 }
+//!   chain balance { meta l4proto udp goto balance-udp
+//!                   ip daddr @of-2 dnat to ip daddr . numgen random mod 2 map @slots  # for each }
+//!   chain balance-udp { ip daddr @of-2 dnat to ip daddr . jhash SOURCE mod 2 map @slots }
 //!   chain refuse  { type filter hook output priority 0; ip daddr @vips goto refused }
 //!   chain refused { 1 != @alive return; ct state established,related return; ct state invalid drop
 //!                   tcp: reset; reject }
 //! }
 //! ```
 //!
+//! With services whose clients keep their task also:
+//!
+//! ```text
+//!   map affine { type ipv4_addr . ipv4_addr : ipv4_addr; dynamic; CLIENT . VIP : TASK, .. }
+//!   set kept   { type ipv4_addr; their VIPs }
+//!   chain balance: first of all   dnat to ip saddr . ip daddr map @affine
+//!   chain learn { type filter hook output priority 0; new flows, translated, to @kept:
+//!                 update @affine { ct original saddr . ct original daddr : ip daddr } }
+//! ```
+//!
 //! Invariants
-//! - *even*: each service has a counter of its own; one shared by services would correlate with
-//!   the order in which a client calls them, and some tasks would get nothing;
-//! - *no holes*: the slots of a service are in the lower or the upper half of the numbers. A change
-//!   writes the other half and turns the service's rule to it; the old half stays until the next
-//!   transaction. A packet that is between rule and map meets a full half on either side;
-//! - *several maps*: adding an element costs the kernel a look at every rule that uses the map, and
-//!   every service has such a rule; so a map is shared by few services;
-//! - *first calls spread*: a counter starts at zero when its rule is written, so each sandbox
-//!   begins elsewhere in the list; otherwise all would call the same task after every change.
+//! - *flat*: rules depend on how many slots services have, not on how many services there are; a
+//!   change of a service is a few elements of plain sets and maps. An element of a verdict map would
+//!   make the kernel walk all of it, and a rule or chain for each service all of these;
+//! - *no holes*: rules and elements of one transaction do not become visible in one moment for a
+//!   packet that is between two of them. Who finds no slot begins anew in `again`, which is then
+//!   wholly after the transaction;
+//! - *one choice for one socket*: datagrams of a socket that are sent at once are flows of their own
+//!   until the first is confirmed; by a hash they all go to the same task;
+//! - *printable*: `nft list` (1.0.6) gives up where a value that came out of a map is looked up in
+//!   another one, so no rule does that.
 
-use std::net::Ipv4Addr;
+mod rules;
+
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::nft::{
-    ChainKind, CmpOp, CtKey, Element, ElementValue, Expr, Family, Hook, HookPoint, KeyType,
-    MetaKey, NatKind, PayloadBase, RejectWith, SetSpec, SetValue, Table, Verdict, comment,
+    ChainKind, Element, ElementValue, Hook, HookPoint, KeyType, SetSpec, SetValue, comment,
 };
 
-/// Our table in each sandbox.
-pub(crate) const TABLE: Table<'static> = Table { family: Family::Ip, name: "portolan_vip" };
+pub(crate) use self::rules::{class_rules, frame_rules};
+use crate::family::{IpFamily, octets};
 
-/// Verdict map: VIP to the chain of its service.
-pub(crate) const SERVICES: &str = "services";
 /// Set of all VIPs.
 pub(crate) const VIPS: &str = "vips";
+/// Map of a VIP and a number to a task.
+pub(crate) const SLOTS: &str = "slots";
 /// Set that holds [`ALIVE_KEY`] while a portolan looks after the table.
 pub(crate) const ALIVE: &str = "alive";
+/// Map of a client and a VIP to the task that the client had last.
+pub(crate) const AFFINE: &str = "affine";
+/// Set of VIPs whose clients keep their task.
+pub(crate) const KEPT: &str = "kept";
 
 /// How long the table works without a portolan that looks after it. Task addresses are given to
 /// other containers in time; a restart or an update of portolan takes seconds.
 pub(crate) const ALIVE_FOR: Duration = Duration::from_secs(600);
 
-/// Where the upper half of the slot numbers begins; far more than a service has slots.
-pub(crate) const UPPER: u32 = 1 << 24;
-
-/// Which half of the slot numbers a service uses at the moment.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Half {
-    Lower,
-    Upper,
-}
+/// How long a client that says nothing keeps its task: as kube-proxy has it.
+pub(crate) const AFFINE_FOR: Duration = Duration::from_secs(3 * 60 * 60);
 
 /// Key of one slot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(crate) struct SlotKey {
-    pub(crate) vip: Ipv4Addr,
+    pub(crate) vip: IpAddr,
     pub(crate) number: u32,
 }
 
-/// The sizes that a table was made with. They do not change: a table that is full is replaced.
+/// The sizes that a table was made with: declared sets look up and load faster, but cannot grow. A
+/// table that is full is replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(crate) struct Capacity {
-    /// Over how many maps the slots are spread, from 1.
-    pub(crate) maps: u32,
-    /// How many VIPs the sets were declared for: declared sets look up faster, but cannot grow.
+    /// VIPs.
     pub(crate) vips: u32,
+    /// Slots of all VIPs.
+    pub(crate) slots: u32,
+    /// Clients that keep a task; 0: the table has nothing to do with them.
+    pub(crate) clients: u32,
 }
 
-/// Where in its list a sandbox begins to count.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Seed(u64);
-
 /// The version of this layout: a table of another one is replaced.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
-const OUTPUT: &str = "output";
-const REFUSE: &str = "refuse";
-const REFUSED: &str = "refused";
+pub(crate) const OUTPUT: &str = "output";
+pub(crate) const AGAIN: &str = "again";
+pub(crate) const BALANCE: &str = "balance";
+pub(crate) const BALANCE_UDP: &str = "balance-udp";
+pub(crate) const LEARN: &str = "learn";
+pub(crate) const REFUSE: &str = "refuse";
+pub(crate) const REFUSED: &str = "refused";
 
 /// Before the engine's own NAT in the same hook (-100): the engine has no say in VIPs.
 const OUTPUT_PRIORITY: i32 = -110;
+const AGAIN_PRIORITY: i32 = OUTPUT_PRIORITY + 1;
 /// After NAT: what still goes to a VIP then has found no task.
 const REFUSE_PRIORITY: i32 = 0;
 
 /// The one element of [`ALIVE`].
 const ALIVE_KEY: [u8; 4] = 1_u32.to_ne_bytes();
 
-/// Offset of the destination address in an IPv4 header (RFC 791).
-const DADDR: u32 = 16;
-const ADDRESS_LEN: u32 = 4;
-
-/// The chains that every table has, with their hooks.
-pub(crate) fn chains() -> [(&'static str, Option<Hook>); 3] {
+/// The chains of a table, with their hooks.
+pub(crate) fn chains(capacity: Capacity) -> Vec<(&'static str, Option<Hook>)> {
     let hook = |kind, priority| Some(Hook { kind, point: HookPoint::Output, priority });
-    [
+    let mut chains = vec![
         (OUTPUT, hook(ChainKind::Nat, OUTPUT_PRIORITY)),
+        (AGAIN, hook(ChainKind::Nat, AGAIN_PRIORITY)),
+        (BALANCE, None),
+        (BALANCE_UDP, None),
         (REFUSE, hook(ChainKind::Filter, REFUSE_PRIORITY)),
         (REFUSED, None),
-    ]
-}
-
-/// The sets and maps of a table.
-pub(crate) fn sets(capacity: Capacity) -> Vec<SetSpec<'static>> {
-    const VIP: &[KeyType] = &[KeyType::Ipv4Addr];
-    const MARK: &[KeyType] = &[KeyType::Mark];
-    let set = |name, key, value, size| SetSpec { name, key, value, timeout: false, size };
-    let vips = Some(capacity.vips);
-    vec![
-        SetSpec { timeout: true, ..set(ALIVE, MARK, SetValue::None, None) },
-        set(VIPS, VIP, SetValue::None, vips),
-        set(SERVICES, VIP, SetValue::Verdict, vips),
-    ]
-}
-
-/// One of the maps of slots.
-pub(crate) fn slot_map(name: &str) -> SetSpec<'_> {
-    const SLOT: &[KeyType] = &[KeyType::Ipv4Addr, KeyType::Mark];
-    let value = SetValue::Data(KeyType::Ipv4Addr);
-    SetSpec { name, key: SLOT, value, timeout: false, size: None }
-}
-
-/// The rules that every table has, with their chains, in order.
-pub(crate) fn rules() -> [(&'static str, Vec<Expr>); 8] {
-    let member = |set: &str| Expr::Lookup { set: set.to_owned(), from: 0, to: None, invert: false };
-    let vmap = Expr::LookupVerdict { set: SERVICES.to_owned(), from: 0 };
-    let refused = Expr::Verdict(Verdict::Goto(REFUSED.to_owned()));
-    let protocol = Expr::Meta { key: MetaKey::L4Proto, to: 0 };
-    let tcp = Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![TCP] };
-    [
-        (OUTPUT, unless_alive()),
-        (OUTPUT, vec![daddr(), vmap]),
-        (REFUSE, vec![daddr(), member(VIPS), refused]),
-        (REFUSED, unless_alive()),
-        // Flows that somebody answered before the table was there: the engine's own balancing.
-        (REFUSED, in_state(CT_ESTABLISHED | CT_RELATED, Verdict::Return)),
-        // NAT does not see what conntrack takes for out of place; a reset would end the flow.
-        (REFUSED, in_state(CT_INVALID, Verdict::Drop)),
-        (REFUSED, vec![protocol, tcp, Expr::Reject(RejectWith::TcpReset)]),
-        (REFUSED, vec![Expr::Reject(RejectWith::PortUnreachable)]),
-    ]
-}
-
-/// The kernel's names of the expressions of [`rules`], by which a table is known to be ours.
-pub(crate) const RULE_NAMES: [(&str, &[&str]); 8] = [
-    (OUTPUT, &["immediate", "lookup", "immediate"]),
-    (OUTPUT, &["payload", "lookup"]),
-    (REFUSE, &["payload", "lookup", "immediate"]),
-    (REFUSED, &["immediate", "lookup", "immediate"]),
-    (REFUSED, &["ct", "bitwise", "cmp", "immediate"]),
-    (REFUSED, &["ct", "bitwise", "cmp", "immediate"]),
-    (REFUSED, &["meta", "cmp", "reject"]),
-    (REFUSED, &["reject"]),
-];
-
-fn daddr() -> Expr {
-    Expr::Payload { base: PayloadBase::Network, offset: DADDR, len: ADDRESS_LEN, to: 0 }
-}
-
-fn unless_alive() -> Vec<Expr> {
-    vec![
-        Expr::Immediate { to: 0, data: ALIVE_KEY.to_vec() },
-        Expr::Lookup { set: ALIVE.to_owned(), from: 0, to: None, invert: true },
-        Expr::Verdict(Verdict::Return),
-    ]
-}
-
-fn in_state(bits: u32, verdict: Verdict) -> Vec<Expr> {
-    let none = 0_u32.to_ne_bytes().to_vec();
-    let mask = bits.to_ne_bytes().to_vec();
-    vec![
-        Expr::Ct { key: CtKey::State, to: 0 },
-        Expr::Bitwise { from: 0, to: 0, mask, xor: none.clone() },
-        Expr::Cmp { op: CmpOp::Ne, from: 0, data: none },
-        Expr::Verdict(verdict),
-    ]
-}
-
-/// The rule of a service's chain: how many slots it has, and in which half.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct SlotRule {
-    pub(crate) slots: u32,
-    pub(crate) half: Half,
-}
-
-impl SlotRule {
-    /// `None` without slots: there is nothing to count to.
-    pub(crate) fn of(slots: &[Ipv4Addr], half: Half) -> Option<Self> {
-        let slots = u32::try_from(slots.len()).ok()?;
-        (slots > 0).then_some(Self { slots, half })
+    ];
+    if capacity.clients > 0 {
+        chains.push((LEARN, hook(ChainKind::Filter, REFUSE_PRIORITY)));
     }
+    chains
+}
 
-    /// `dnat to ip daddr . numgen inc mod SLOTS offset HALF map @MAP`.
-    pub(crate) fn exprs(self, map: &str) -> Vec<Expr> {
-        vec![
-            daddr(),
-            Expr::Numgen { random: false, modulus: self.slots, offset: self.half.first(), to: 1 },
-            Expr::Lookup { set: map.to_owned(), from: 0, to: Some(0), invert: false },
-            Expr::Nat { kind: NatKind::Dnat, address: 0, port: None },
-        ]
+/// A set of a table.
+#[derive(Debug)]
+pub(crate) struct TableSet {
+    pub(crate) name: &'static str,
+    key: Vec<KeyType>,
+    value: SetValue,
+    timeout: bool,
+    size: Option<u32>,
+    /// Rules change it.
+    pub(crate) dynamic: bool,
+}
+
+impl TableSet {
+    pub(crate) fn spec(&self) -> SetSpec<'_> {
+        let Self { name, ref key, value, timeout, size, dynamic: _ } = *self;
+        SetSpec { name, key, value, timeout, size }
     }
+}
 
-    /// Tells the reader of the table what the expressions say.
-    pub(crate) fn userdata(self) -> Vec<u8> {
-        comment(&format!("portolan {LAYOUT}: {} slots from {}", self.slots, self.half.first()))
+/// The sets and maps that every table of `capacity` has.
+pub(crate) fn sets(family: IpFamily, capacity: Capacity) -> Vec<TableSet> {
+    let address = family.key_type();
+    let plain = |name, key, value, size| TableSet {
+        name,
+        key,
+        value,
+        timeout: false,
+        size,
+        dynamic: false,
+    };
+    let task = SetValue::Data(address);
+    let slot = vec![address, KeyType::Mark];
+    let mut sets = vec![
+        TableSet { timeout: true, ..plain(ALIVE, vec![KeyType::Mark], SetValue::None, None) },
+        plain(VIPS, vec![address], SetValue::None, Some(capacity.vips)),
+        plain(SLOTS, slot, task, Some(capacity.slots)),
+    ];
+    if capacity.clients > 0 {
+        let learned = plain(AFFINE, vec![address, address], task, Some(capacity.clients));
+        sets.push(TableSet { timeout: true, dynamic: true, ..learned });
+        sets.push(plain(KEPT, vec![address], SetValue::None, Some(capacity.clients)));
     }
+    sets
+}
 
-    /// The expressions' names, as the kernel gives them back.
-    pub(crate) const NAMES: [&str; 4] = ["payload", "numgen", "lookup", "nat"];
+/// The set of VIPs of one number of slots. It has no size: how many services have how many slots
+/// changes all the time.
+pub(crate) fn class_set(name: &str, family: IpFamily) -> SetSpec<'_> {
+    const V4: &[KeyType] = &[KeyType::Ipv4Addr];
+    const V6: &[KeyType] = &[KeyType::Ipv6Addr];
+    let key = match family {
+        IpFamily::V4 => V4,
+        IpFamily::V6 => V6,
+    };
+    SetSpec { name, key, value: SetValue::None, timeout: false, size: None }
+}
 
-    pub(crate) fn read(userdata: &[u8]) -> Option<Self> {
-        let (slots, first) = uncomment(userdata)?
-            .strip_prefix(&format!("portolan {LAYOUT}: "))?
-            .split_once(" slots from ")?;
-        let half = Half::beginning_at(first.parse().ok()?)?;
-        Some(Self { slots: slots.parse().ok().filter(|it| *it > 0)?, half })
-    }
+/// The name of the set of VIPs of `slots` slots.
+pub(crate) fn class_name(slots: u32) -> String {
+    format!("of-{slots}")
+}
+
+/// What a class's rules carry: the reader of the table knows them by it.
+pub(crate) fn class_userdata(slots: u32) -> Vec<u8> {
+    comment(&format!("portolan {LAYOUT}: {slots} slots"))
+}
+
+/// The number of slots of the class whose rule carries this.
+pub(crate) fn read_class(userdata: &[u8]) -> Option<u32> {
+    let slots = uncomment(userdata)?
+        .strip_prefix(&format!("portolan {LAYOUT}: "))?
+        .strip_suffix(" slots")?;
+    slots.parse().ok().filter(|it| *it > 0)
 }
 
 impl Capacity {
-    /// Room for that many VIPs and half as many more.
-    pub(crate) fn for_growth_of(vips: usize) -> Self {
-        /// A small table grows often at first; its memory does not matter.
-        const SPARE: u64 = 64;
-        let used = u64::try_from(vips).unwrap_or(u64::MAX).min(u64::from(u32::MAX / 4));
-        let room = (used + used / 2 + SPARE).next_power_of_two();
-        // To find a map the kernel walks all of them, to change it all of its rules: as many of
-        // these as of those is least work.
-        let maps = (used.isqrt() * 2).next_power_of_two();
-        let small = |it: u64| u32::try_from(it).unwrap_or(u32::MAX);
-        Self { maps: small(maps), vips: small(room) }
-    }
-
-    /// The map that has the slots of a VIP.
-    pub(crate) fn map_of(self, vip: Ipv4Addr) -> String {
-        let hash = mixed(u64::from(vip.to_bits()));
-        map_name(u32::try_from(hash % u64::from(self.maps.max(1))).unwrap_or(0))
-    }
-
-    /// The names of all maps of slots.
-    pub(crate) fn map_names(self) -> impl Iterator<Item = String> {
-        (0..self.maps).map(map_name)
+    /// Room for so many and half as many more; `kept` VIPs have clients that keep their task.
+    pub(crate) fn for_growth_of(vips: u32, slots: u32, kept: u32) -> Self {
+        /// Clients of one VIP in one namespace: its own addresses.
+        const CLIENTS: u32 = 8;
+        let clients = if kept == 0 { 0 } else { room(kept.saturating_mul(CLIENTS)) };
+        Self { vips: room(vips), slots: room(slots), clients }
     }
 
     /// What every rule of the frame carries: its layout and the sizes.
     pub(crate) fn userdata(self) -> Vec<u8> {
-        let Self { maps, vips } = self;
-        comment(&format!("portolan {LAYOUT}: {maps} maps, room for {vips} vips"))
+        let Self { vips, slots, clients } = self;
+        comment(&format!(
+            "portolan {LAYOUT}: room for {vips} vips, {slots} slots, {clients} clients"
+        ))
     }
 
     pub(crate) fn read(userdata: &[u8]) -> Option<Self> {
-        let (maps, vips) = uncomment(userdata)?
-            .strip_prefix(&format!("portolan {LAYOUT}: "))?
-            .strip_suffix(" vips")?
-            .split_once(" maps, room for ")?;
-        let maps = maps.parse().ok().filter(|it| (1..=MOST_MAPS).contains(it))?;
-        Some(Self { maps, vips: vips.parse().ok()? })
+        let sizes = uncomment(userdata)?
+            .strip_prefix(&format!("portolan {LAYOUT}: room for "))?
+            .strip_suffix(" clients")?;
+        let (vips, rest) = sizes.split_once(" vips, ")?;
+        let (slots, clients) = rest.split_once(" slots, ")?;
+        Some(Self {
+            vips: vips.parse().ok()?,
+            slots: slots.parse().ok()?,
+            clients: clients.parse().ok()?,
+        })
     }
 }
 
-fn map_name(number: u32) -> String {
-    format!("slots-{number}")
-}
-
-/// A table of ours has fewer: a claim of more is not ours.
-const MOST_MAPS: u32 = 1 << 17;
-
-impl Half {
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Self::Lower => Self::Upper,
-            Self::Upper => Self::Lower,
-        }
-    }
-
-    pub(crate) fn first(self) -> u32 {
-        match self {
-            Self::Lower => 0,
-            Self::Upper => UPPER,
-        }
-    }
-
-    fn beginning_at(number: u32) -> Option<Self> {
-        [Self::Lower, Self::Upper].into_iter().find(|it| it.first() == number)
-    }
+/// Room for growth. The kernel's tables of buckets are powers of two anyway.
+fn room(used: u32) -> u32 {
+    /// A small table grows often at first; its memory does not matter.
+    const SPARE: u32 = 64;
+    let wanted = used.saturating_add(used / 2).saturating_add(SPARE);
+    wanted.checked_next_power_of_two().unwrap_or(u32::MAX)
 }
 
 impl SlotKey {
     pub(crate) fn bytes(self) -> Vec<u8> {
         let Self { vip, number } = self;
-        // numgen writes its register in the machine's order.
-        [vip.octets(), number.to_ne_bytes()].concat()
+        // numgen and jhash write their registers in the machine's order.
+        [octets(vip), number.to_ne_bytes().to_vec()].concat()
     }
 
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
-        let (vip, number) = bytes.split_at_checked(4)?;
-        let number = u32::from_ne_bytes(number.try_into().ok()?);
-        Some(Self { vip: address(vip)?, number })
-    }
-}
-
-impl Seed {
-    /// FNV-1a of the sandbox's id: the same after a restart, another one elsewhere.
-    pub(crate) fn of(sandbox: &str) -> Self {
-        let step = |it: u64, byte: &u8| (it ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        Self(sandbox.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step))
+    pub(crate) fn read(family: IpFamily, bytes: &[u8]) -> Option<Self> {
+        let (vip, number) = family.split(bytes)?;
+        Some(Self { vip, number: u32::from_ne_bytes(number.try_into().ok()?) })
     }
 
-    /// With which of `count` slots of `vip` the sandbox begins.
-    pub(crate) fn start(self, vip: Ipv4Addr, count: usize) -> usize {
-        let hash = mixed(self.0 ^ u64::from(vip.to_bits()));
-        let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
-        usize::try_from(hash % count).unwrap_or(0)
+    /// The element that leads from here to a task.
+    pub(crate) fn to(self, task: IpAddr) -> Element {
+        Element { key: self.bytes(), value: ElementValue::Data(octets(task)), timeout: None }
     }
 }
 
-/// Spreads numbers that differ in few bits (the finalizer of `MurmurHash3`).
-fn mixed(number: u64) -> u64 {
-    let number = (number ^ (number >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let number = (number ^ (number >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    number ^ (number >> 33)
-}
-
-/// The name of a service's chain.
-pub(crate) fn chain(vip: Ipv4Addr) -> String {
-    format!("{CHAIN_PREFIX}{vip}")
-}
-
-/// The VIP whose chain this is.
-pub(crate) fn chain_vip(name: &str) -> Option<Ipv4Addr> {
-    name.strip_prefix(CHAIN_PREFIX)?.parse().ok().filter(|vip| chain(*vip) == name)
-}
-
-const CHAIN_PREFIX: &str = "vip-";
-
-/// The element that makes an address a VIP.
-pub(crate) fn member(vip: Ipv4Addr) -> Element {
-    Element { key: key(vip), value: ElementValue::None, timeout: None }
-}
-
-/// The element that leads from a VIP to its chain.
-pub(crate) fn service(vip: Ipv4Addr) -> Element {
-    let value = ElementValue::Verdict(Verdict::Goto(chain(vip)));
-    Element { key: key(vip), value, timeout: None }
-}
-
-pub(crate) fn key(vip: Ipv4Addr) -> Vec<u8> {
-    vip.octets().to_vec()
-}
-
-/// The address whose bytes these are.
-pub(crate) fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from)
+/// The element that puts an address into a set.
+pub(crate) fn member(vip: IpAddr) -> Element {
+    Element { key: octets(vip), value: ElementValue::None, timeout: None }
 }
 
 /// The element of [`ALIVE`].
@@ -373,9 +276,3 @@ fn uncomment(userdata: &[u8]) -> Option<&str> {
 }
 
 const COMMENT: u8 = 0;
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
-/// `NF_CT_STATE_BIT`s, as [`CtKey::State`] loads them.
-const CT_INVALID: u32 = 1;
-const CT_ESTABLISHED: u32 = 2;
-const CT_RELATED: u32 = 4;

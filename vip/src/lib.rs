@@ -17,6 +17,7 @@ pub mod compile;
 mod cut;
 pub mod diff;
 pub mod explain;
+mod family;
 pub mod health;
 pub mod inspect;
 mod layout;

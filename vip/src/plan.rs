@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use registry::id::{NetworkId, SandboxId, ServiceId};
 
 use crate::lease::Leases;
@@ -29,8 +29,8 @@ pub struct Plan {
 /// The VIP of a service on a network: what the resolver answers for its name.
 pub type Addresses = BTreeMap<(ServiceId, NetworkId), IpAddr>;
 
-/// The balances of one sandbox, by VIP.
-pub type Balances = BTreeMap<Ipv4Addr, Arc<Balance>>;
+/// The balances of one sandbox, by VIP: IPv4 first, then IPv6.
+pub type Balances = BTreeMap<IpAddr, Arc<Balance>>;
 
 /// What one network namespace is to hold.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,12 +54,14 @@ pub struct Balance {
     pub service: String,
     /// The network's name, for people.
     pub network: String,
-    /// Task addresses in the order in which they get connections; a weight is several slots.
+    /// Task addresses of the VIP's family, each as likely as the others; a weight is several slots.
     /// Empty: connections are refused.
-    pub slots: Vec<Ipv4Addr>,
+    pub slots: Vec<IpAddr>,
     /// Addresses of tasks that may hold connections: serving ones and those that drain. What goes
     /// to another address is cut.
-    pub alive: BTreeSet<Ipv4Addr>,
+    pub alive: BTreeSet<IpAddr>,
+    /// Whether a client keeps its task as long as that has a slot.
+    pub affine: bool,
 }
 
 /// A route to VIPs that no subnet of the sandbox covers. Without it the packet would get the
@@ -67,9 +69,9 @@ pub struct Balance {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct VipRoute {
     /// The VIPs: a network's block of the pool, or one address.
-    pub block: Ipv4Net,
+    pub block: IpNet,
     /// The sandbox's own address on that network; its interface is the way out.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
 }
 
 impl Plan {
@@ -99,7 +101,7 @@ fn merge(old: &Arc<Balances>, new: &Arc<Balances>) -> Arc<Balances> {
     if old == new {
         return Arc::clone(old);
     }
-    let part = |(vip, new): (&Ipv4Addr, &Arc<Balance>)| {
+    let part = |(vip, new): (&IpAddr, &Arc<Balance>)| {
         let kept = old.get(vip).filter(|old| *old == new).unwrap_or(new);
         (*vip, Arc::clone(kept))
     };
@@ -132,12 +134,15 @@ impl fmt::Display for Balance {
         for (index, address) in idle.iter().enumerate() {
             write!(f, "{}{address}", if index == 0 { ", idle " } else { " " })?;
         }
+        if self.affine {
+            f.write_str(", a client keeps its task")?;
+        }
         Ok(())
     }
 }
 
 /// A list of slots as people read it.
-pub(crate) struct Slots<'a>(pub(crate) &'a [Ipv4Addr]);
+pub(crate) struct Slots<'a>(pub(crate) &'a [IpAddr]);
 
 impl fmt::Display for Slots<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@
 //! of a portolan that died are known and removed.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kernel::netns::Netns;
@@ -32,7 +32,7 @@ pub enum RoutesError {
         /// The VIPs that have no way out.
         block: IpNet,
         /// The sandbox's own address on their network.
-        source_address: Ipv4Addr,
+        source_address: IpAddr,
     },
     /// The kernel refused.
     #[error(transparent)]
@@ -52,10 +52,7 @@ impl RoutesError {
 /// Our routes in the namespace.
 pub(crate) fn there(netns: &Netns) -> Result<BTreeSet<VipRoute>, RoutesError> {
     let ours = route::routes(netns)?.into_iter().filter(|it| it.protocol == route::PROTOCOL);
-    let read = ours.filter_map(|it| match (it.destination, it.source) {
-        (IpNet::V4(block), Some(IpAddr::V4(source))) => Some(VipRoute { block, source }),
-        (IpNet::V4(_) | IpNet::V6(_), _) => None,
-    });
+    let read = ours.filter_map(|it| Some(VipRoute { block: it.destination, source: it.source? }));
     Ok(read.collect())
 }
 
@@ -68,19 +65,17 @@ pub(crate) fn settle(netns: &Netns, want: &BTreeSet<VipRoute>) -> Result<Settled
         return Ok(settled);
     }
     let addresses = route::addresses(netns)?;
-    let device_of = |own: Ipv4Addr| {
-        addresses.iter().find(|(_, it)| it.addr() == IpAddr::V4(own)).map(|(name, _)| name)
-    };
+    let device_of =
+        |own: IpAddr| addresses.iter().find(|(_, it)| it.addr() == own).map(|(name, _)| name);
     for &VipRoute { block, source } in want {
         let Some(device) = device_of(source) else {
-            let block = IpNet::V4(block);
             settled.failures.push(RoutesError::NoInterface { block, source_address: source });
             continue;
         };
         let route = Route {
-            destination: IpNet::V4(block),
+            destination: block,
             device: device.clone(),
-            source: Some(IpAddr::V4(source)),
+            source: Some(source),
             gateway: None,
             protocol: route::PROTOCOL,
         };

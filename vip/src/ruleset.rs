@@ -1,235 +1,280 @@
-//! What a change of balances is in nftables: one transaction, beside what the table holds then.
+//! What a change of balances is in nftables: one transaction, beside what the tables hold then.
 //! Pure; the pieces are in [`crate::layout`].
 //!
 //! Invariants
-//! - *even*: each service has a counter of its own; one shared by services would correlate with
-//!   the order in which a client calls them, and some tasks would get nothing;
-//! - *no holes*: the slots of a service are in the lower or the upper half of the numbers. A change
-//!   writes the other half and turns the service's rule to it; the old half stays until the next
-//!   transaction. A packet that is between rule and map meets a full half on either side;
-//! - *one transaction* each, however many services there are;
-//! - *first calls spread*: a counter starts at zero when its rule is written, so each sandbox
-//!   begins elsewhere in the list; otherwise all would call the same task after every change.
+//! - *one transaction* each, over the tables of both families, however many services there are;
+//! - *flat*: what a change costs does not depend on how many services there are;
+//! - *like new*: a table that was changed holds what a new one would hold, except for classes that
+//!   no service is in any more, which the next [`sweep`] takes away.
+
+mod edits;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use kernel::nft::{Batch, Element, ElementValue};
+use kernel::nft::Batch;
 
+use self::edits::Edits;
 use crate::diff::Change;
+use crate::family::IpFamily;
 use crate::layout::{
-    self, ALIVE, Capacity, Half, SERVICES, Seed, SlotKey, SlotRule, TABLE, VIPS, alive, chain, key,
-    member, service,
+    self, ALIVE, BALANCE, BALANCE_UDP, Capacity, alive, class_name, class_rules, class_set,
+    class_userdata, frame_rules,
 };
-use crate::plan::Balances;
+use crate::plan::{Balance, Balances};
 
-/// What a table in the kernel holds.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// What our tables in a namespace hold.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Held {
-    pub(crate) capacity: Capacity,
-    /// Its balances, as far as the kernel knows them: VIPs and slots.
+    /// The balances of both families, as far as the kernel knows them.
     pub(crate) balances: Arc<Balances>,
-    /// VIPs whose slots are in the upper half.
-    pub(crate) upper: BTreeSet<Ipv4Addr>,
-    /// Slots that no rule uses any more, to be deleted by the next transaction.
-    pub(crate) stale: BTreeSet<SlotKey>,
+    pub(crate) tables: BTreeMap<IpFamily, Shape>,
 }
 
-/// The transaction that makes a table that holds `balances`, whatever was there, and what it holds
-/// then. Connections that exist go on: conntrack remembers them, not the table.
-pub(crate) fn whole(balances: &Arc<Balances>, seed: Seed) -> (Batch, Held) {
-    let capacity = Capacity::for_growth_of(balances.len());
-    let mut batch = Batch::new();
-    batch.replace_table(TABLE, false);
-    frame(&mut batch, capacity);
-    let mut services = Vec::new();
-    let mut slots: BTreeMap<String, Vec<Element>> = BTreeMap::new();
-    for (vip, balance) in &**balances {
-        if let Some(rule) = SlotRule::of(&balance.slots, Half::Lower) {
-            let map = capacity.map_of(*vip);
-            batch.add_chain(TABLE, &chain(*vip), None);
-            add_rule(&mut batch, *vip, rule, &map);
-            services.push(service(*vip));
-            let elements = elements(*vip, Half::Lower, &balance.slots, seed);
-            slots.entry(map).or_default().extend(elements);
-        }
-    }
-    for (map, slots) in &slots {
-        add(&mut batch, map, slots);
-    }
-    let vips: Vec<_> = balances.keys().map(|it| member(*it)).collect();
-    add(&mut batch, SERVICES, &services);
-    add(&mut batch, VIPS, &vips);
-    revive(&mut batch);
-    let (upper, stale) = (BTreeSet::new(), BTreeSet::new());
-    (batch, Held { capacity, balances: Arc::clone(balances), upper, stale })
+/// What one table is made of, in numbers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Shape {
+    pub(crate) capacity: Capacity,
+    /// VIPs.
+    pub(crate) vips: u32,
+    /// Slots of all VIPs.
+    pub(crate) slots: u32,
+    /// VIPs whose clients keep their task.
+    pub(crate) kept: u32,
+    /// How many VIPs have how many slots; zero: the class is there, and nobody is in it.
+    pub(crate) classes: BTreeMap<u32, u32>,
 }
 
-/// The transaction for `changes` that lead from `held` to `target`, and what the table holds then;
-/// `None` when the table is too small for it.
-pub(crate) fn amended(
+/// The transaction that brings the tables from `held` to `target`, `changes` being what lies
+/// between, and what they hold then. Tables of the families in `strange` are there, and nobody
+/// knows what they hold.
+pub(crate) fn transaction(
     held: &Held,
+    strange: &BTreeSet<IpFamily>,
     changes: &[Change<'_>],
     target: &Arc<Balances>,
-    seed: Seed,
-) -> Option<(Batch, Held)> {
-    if !within(target.len(), held.capacity.vips) {
-        return None;
+) -> (Batch, Held) {
+    let mut batch = Batch::new();
+    let mut tables = BTreeMap::new();
+    for family in IpFamily::ALL {
+        let shape = held.tables.get(&family);
+        let after = shape.unwrap_or(&Shape::EMPTY).after(changes_of(family, changes));
+        let there = shape.is_some() || strange.contains(&family);
+        if after.vips == 0 {
+            if there {
+                batch.delete_table(family.table());
+            }
+        } else if let Some(shape) = shape.filter(|_| after.fits()) {
+            amend(&mut batch, family, shape, &after, changes);
+            tables.insert(family, after);
+        } else {
+            tables.insert(family, whole(&mut batch, family, target));
+        }
     }
-    let mut amendment = Amendment {
-        batch: Batch::new(),
-        capacity: held.capacity,
-        upper: held.upper.clone(),
-        stale: BTreeSet::new(),
-        seed,
+    (batch, Held { balances: Arc::clone(target), tables })
+}
+
+/// Lets the tables work for another [`crate::layout::ALIVE_FOR`].
+pub(crate) fn revive(batch: &mut Batch, held: &Held) {
+    for family in held.tables.keys() {
+        batch.flush_set(family.table(), ALIVE);
+        batch.add_elements(family.table(), ALIVE, &[alive()]);
+    }
+}
+
+/// Takes away what belongs to classes that no service is in. Not done with the change that leaves
+/// them: services go up and down, and all rules of the chain are written anew for it.
+pub(crate) fn sweep(batch: &mut Batch, held: &mut Held) {
+    for (family, shape) in &mut held.tables {
+        let idle: Vec<_> = shape.idle().collect();
+        if idle.is_empty() {
+            continue;
+        }
+        let (table, family) = (family.table(), *family);
+        shape.classes.retain(|_, vips| *vips > 0);
+        let chains = [BALANCE, BALANCE_UDP];
+        for chain in chains {
+            batch.flush_chain(table, chain);
+        }
+        for (chain, exprs) in frame_rules(family, shape.capacity) {
+            if chains.contains(&chain) {
+                batch.add_rule(table, chain, &exprs, &shape.capacity.userdata());
+            }
+        }
+        shape.classes.keys().for_each(|slots| add_class_rules(batch, family, *slots));
+        for slots in idle {
+            batch.delete_set(table, &class_name(slots));
+        }
+    }
+}
+
+/// Writes a new table in place of whatever is there. Connections that exist go on: conntrack
+/// remembers them, not the table. Only who keeps which task is forgotten.
+fn whole(batch: &mut Batch, family: IpFamily, balances: &Balances) -> Shape {
+    let shape = Shape::of(family, balances);
+    let (table, capacity) = (family.table(), shape.capacity);
+    batch.replace_table(table, false);
+    for set in layout::sets(family, capacity) {
+        if set.dynamic {
+            batch.add_dynamic_set(table, &set.spec());
+        } else {
+            batch.add_set(table, &set.spec());
+        }
+    }
+    for (name, hook) in layout::chains(capacity) {
+        batch.add_chain(table, name, hook);
+    }
+    for (chain, exprs) in frame_rules(family, capacity) {
+        batch.add_rule(table, chain, &exprs, &capacity.userdata());
+    }
+    shape.classes.keys().for_each(|slots| add_class(batch, family, *slots));
+    let mut edits = Edits::new(family);
+    for (vip, balance) in of_family(family, balances) {
+        edits.add_vip(*vip, balance);
+    }
+    edits.write(batch);
+    batch.add_elements(table, ALIVE, &[alive()]);
+    shape
+}
+
+/// Writes what changes a table from one shape to another.
+fn amend(
+    batch: &mut Batch,
+    family: IpFamily,
+    shape: &Shape,
+    after: &Shape,
+    changes: &[Change<'_>],
+) {
+    for slots in after.classes.keys().filter(|it| !shape.classes.contains_key(it)) {
+        add_class(batch, family, *slots);
+    }
+    let mut edits = Edits::new(family);
+    for change in changes_of(family, changes) {
+        edits.add(change);
+    }
+    edits.write(batch);
+}
+
+fn add_class(batch: &mut Batch, family: IpFamily, slots: u32) {
+    batch.add_set(family.table(), &class_set(&class_name(slots), family));
+    add_class_rules(batch, family, slots);
+}
+
+fn add_class_rules(batch: &mut Batch, family: IpFamily, slots: u32) {
+    for (chain, exprs) in class_rules(family, slots) {
+        batch.add_rule(family.table(), chain, &exprs, &class_userdata(slots));
+    }
+}
+
+impl Shape {
+    /// That of no table.
+    const EMPTY: Self = Self {
+        capacity: Capacity { vips: 0, slots: 0, clients: 0 },
+        vips: 0,
+        slots: 0,
+        kept: 0,
+        classes: BTreeMap::new(),
     };
-    let mut stale: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-    for key in &held.stale {
-        stale.entry(held.capacity.map_of(key.vip)).or_default().push(key.bytes());
-    }
-    for (map, keys) in &stale {
-        amendment.batch.delete_elements(TABLE, map, keys);
-    }
-    for change in changes {
-        amendment.write(change);
-    }
-    let Amendment { batch, capacity, upper, stale, seed: _ } = amendment;
-    Some((batch, Held { capacity, balances: Arc::clone(target), upper, stale }))
-}
 
-/// Lets the table work for another [`crate::layout::ALIVE_FOR`].
-pub(crate) fn revive(batch: &mut Batch) {
-    batch.flush_set(TABLE, ALIVE);
-    batch.add_elements(TABLE, ALIVE, &[alive()]);
-}
+    /// That of a table of this capacity with these classes, and nobody in them.
+    pub(crate) fn empty(capacity: Capacity, classes: impl Iterator<Item = u32>) -> Self {
+        Self { capacity, classes: classes.map(|it| (it, 0)).collect(), ..Self::EMPTY }
+    }
 
-/// Chains, sets and rules that do not depend on services.
-fn frame(batch: &mut Batch, capacity: Capacity) {
-    for set in layout::sets(capacity) {
-        batch.add_set(TABLE, &set);
+    /// That of a new table for the balances of this family.
+    pub(crate) fn of(family: IpFamily, balances: &Balances) -> Self {
+        let mut shape = Self::EMPTY;
+        for (_, balance) in of_family(family, balances) {
+            shape.count(balance);
+        }
+        let Self { vips, slots, kept, .. } = shape;
+        shape.capacity = Capacity::for_growth_of(vips, slots, kept);
+        shape
     }
-    for map in capacity.map_names() {
-        batch.add_set(TABLE, &layout::slot_map(&map));
-    }
-    for (name, hook) in layout::chains() {
-        batch.add_chain(TABLE, name, hook);
-    }
-    for (chain, exprs) in layout::rules() {
-        batch.add_rule(TABLE, chain, &exprs, &capacity.userdata());
-    }
-}
 
-struct Amendment {
-    batch: Batch,
-    capacity: Capacity,
-    upper: BTreeSet<Ipv4Addr>,
-    stale: BTreeSet<SlotKey>,
-    seed: Seed,
-}
-
-impl Amendment {
-    fn write(&mut self, change: &Change<'_>) {
-        match change {
-            Change::AddVip { vip, balance } => {
-                add(&mut self.batch, VIPS, &[member(*vip)]);
-                self.open(*vip, &balance.slots);
+    /// That of this table after these changes.
+    fn after<'a>(&self, changes: impl Iterator<Item = &'a Change<'a>>) -> Self {
+        let mut shape = self.clone();
+        for change in changes {
+            match change {
+                Change::AddVip { vip: _, balance } => shape.count(balance),
+                Change::RemoveVip { vip: _, old } => {
+                    shape.vips = shape.vips.saturating_sub(1);
+                    shape.kept = shape.kept.saturating_sub(u32::from(old.affine));
+                    shape.leave(old.slots.len());
+                }
+                Change::SetSlots { vip: _, old, new } => {
+                    shape.leave(old.len());
+                    shape.enter(new.len());
+                }
+                Change::SetAffinity { vip: _, affine: true } => shape.kept += 1,
+                Change::SetAffinity { vip: _, affine: false } => {
+                    shape.kept = shape.kept.saturating_sub(1);
+                }
+                Change::Cut { .. } | Change::AddRoute(_) | Change::RemoveRoute(_) => {}
             }
-            Change::RemoveVip { vip, old } => {
-                self.close(*vip, old);
-                self.batch.delete_elements(TABLE, VIPS, &[key(*vip)]);
-            }
-            Change::SetSlots { vip, old, new } => match (old.is_empty(), new.is_empty()) {
-                (true, _) => self.open(*vip, new),
-                (false, true) => self.close(*vip, old),
-                (false, false) => self.turn(*vip, old, new),
-            },
-            // Not the table's: conntrack's and the routes'.
-            Change::Cut { .. } | Change::AddRoute(_) | Change::RemoveRoute(_) => {}
+        }
+        shape
+    }
+
+    fn fits(&self) -> bool {
+        let Capacity { vips, slots, clients } = self.capacity;
+        // Without any client to keep, looking for one costs every new flow something.
+        let keeps = (self.kept > 0) == (clients > 0);
+        self.vips <= vips && self.slots <= slots && self.kept <= clients && keeps
+    }
+
+    /// The classes that are there, and that nobody is in.
+    fn idle(&self) -> impl Iterator<Item = u32> {
+        self.classes.iter().filter(|(_, vips)| **vips == 0).map(|(slots, _)| *slots)
+    }
+
+    /// Counts a VIP.
+    pub(crate) fn count(&mut self, balance: &Balance) {
+        self.vips = self.vips.saturating_add(1);
+        self.kept += u32::from(balance.affine);
+        self.enter(balance.slots.len());
+    }
+
+    fn enter(&mut self, slots: usize) {
+        let slots = number(slots);
+        self.slots = self.slots.saturating_add(slots);
+        if slots > 0 {
+            *self.classes.entry(slots).or_default() += 1;
         }
     }
 
-    /// A service that had no task gets its chain.
-    fn open(&mut self, vip: Ipv4Addr, slots: &[Ipv4Addr]) {
-        let Some(rule) = SlotRule::of(slots, Half::Lower) else { return };
-        self.upper.remove(&vip);
-        self.fill(vip, Half::Lower, slots);
-        self.batch.add_chain(TABLE, &chain(vip), None);
-        add_rule(&mut self.batch, vip, rule, &self.capacity.map_of(vip));
-        add(&mut self.batch, SERVICES, &[service(vip)]);
-    }
-
-    /// A service that has no task any more: `refuse` answers for it.
-    fn close(&mut self, vip: Ipv4Addr, old: &[Ipv4Addr]) {
-        if old.is_empty() {
-            return;
+    fn leave(&mut self, slots: usize) {
+        let slots = number(slots);
+        self.slots = self.slots.saturating_sub(slots);
+        if let Some(vips) = self.classes.get_mut(&slots) {
+            *vips = vips.saturating_sub(1);
         }
-        let half = self.half(vip);
-        self.batch.delete_elements(TABLE, SERVICES, &[key(vip)]);
-        self.batch.flush_chain(TABLE, &chain(vip));
-        self.batch.delete_chain(TABLE, &chain(vip));
-        let keys: Vec<_> = keys(vip, half, old.len()).map(SlotKey::bytes).collect();
-        self.batch.delete_elements(TABLE, &self.capacity.map_of(vip), &keys);
-        self.upper.remove(&vip);
-    }
-
-    /// Writes the other half and turns the rule to it.
-    fn turn(&mut self, vip: Ipv4Addr, old: &[Ipv4Addr], new: &[Ipv4Addr]) {
-        let half = self.half(vip);
-        let Some(rule) = SlotRule::of(new, half.other()) else { return };
-        self.fill(vip, half.other(), new);
-        self.batch.flush_chain(TABLE, &chain(vip));
-        add_rule(&mut self.batch, vip, rule, &self.capacity.map_of(vip));
-        self.stale.extend(keys(vip, half, old.len()));
-        match half {
-            Half::Lower => self.upper.insert(vip),
-            Half::Upper => self.upper.remove(&vip),
-        };
-    }
-
-    fn fill(&mut self, vip: Ipv4Addr, half: Half, slots: &[Ipv4Addr]) {
-        let slots: Vec<_> = elements(vip, half, slots, self.seed).collect();
-        add(&mut self.batch, &self.capacity.map_of(vip), &slots);
-    }
-
-    fn half(&self, vip: Ipv4Addr) -> Half {
-        if self.upper.contains(&vip) { Half::Upper } else { Half::Lower }
     }
 }
 
-fn add_rule(batch: &mut Batch, vip: Ipv4Addr, rule: SlotRule, map: &str) {
-    batch.add_rule(TABLE, &chain(vip), &rule.exprs(map), &rule.userdata());
+/// The balances of one family.
+pub(crate) fn of_family(
+    family: IpFamily,
+    balances: &Balances,
+) -> impl Iterator<Item = (&IpAddr, &Arc<Balance>)> {
+    balances.iter().filter(move |(vip, _)| IpFamily::of(**vip) == family)
 }
 
-/// Nothing is sent for nothing: the kernel refuses an empty list.
-fn add(batch: &mut Batch, set: &str, elements: &[Element]) {
-    if !elements.is_empty() {
-        batch.add_elements(TABLE, set, elements);
-    }
+/// The changes of one family's table.
+fn changes_of<'a, 'c>(
+    family: IpFamily,
+    changes: &'c [Change<'a>],
+) -> impl Iterator<Item = &'c Change<'a>> {
+    changes
+        .iter()
+        .filter(move |it| it.vip_of_the_table().is_some_and(|vip| IpFamily::of(vip) == family))
 }
 
-/// The numbers of `count` slots of `vip`.
-fn keys(vip: Ipv4Addr, half: Half, count: usize) -> impl Iterator<Item = SlotKey> {
-    (half.first()..).take(count).map(move |number| SlotKey { vip, number })
-}
-
-fn elements(
-    vip: Ipv4Addr,
-    half: Half,
-    slots: &[Ipv4Addr],
-    seed: Seed,
-) -> impl Iterator<Item = Element> {
-    let start = seed.start(vip, slots.len());
-    let turned = slots.iter().cycle().skip(start).take(slots.len());
-    keys(vip, half, slots.len()).zip(turned).map(|(key, address)| Element {
-        key: key.bytes(),
-        value: ElementValue::Data(address.octets().to_vec()),
-        timeout: None,
-    })
-}
-
-fn within(count: usize, limit: u32) -> bool {
-    u32::try_from(count).is_ok_and(|it| it <= limit)
+/// A count of slots: there are far fewer than that.
+pub(crate) fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

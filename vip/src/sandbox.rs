@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +24,10 @@ use kernel::sock_diag::SockDiagError;
 use tokio::time::Instant;
 
 use crate::diff::{Change, diff_balances};
-use crate::layout::{ALIVE_FOR, Seed, TABLE};
+use crate::family::IpFamily;
+use crate::layout::ALIVE_FOR;
 use crate::plan::{Balances, SandboxPlan, VipRoute};
-use crate::readback::{self, Found};
+use crate::readback;
 use crate::routes::{self, RoutesError};
 use crate::ruleset::{self, Held};
 
@@ -49,20 +50,13 @@ pub(crate) struct Known {
     doubted: bool,
 }
 
-/// A table of ours.
+/// Our tables, one or two.
 #[derive(Debug)]
 struct OurTable {
     held: Held,
     socket: Socket,
     /// The namespace's inode number: not given to another one as long as the socket is open.
     inode: u64,
-}
-
-/// What a visit takes for true of the table before it looks.
-enum Belief {
-    Nothing,
-    NoTable,
-    Holds(Held),
 }
 
 /// What a visit came to.
@@ -75,7 +69,7 @@ pub(crate) struct Visit {
     /// What did not work; the rest was done.
     pub(crate) failures: Vec<SandboxError>,
     /// VIPs of which conntrack may remember flows that go nowhere now.
-    pub(crate) suspect: BTreeSet<Ipv4Addr>,
+    pub(crate) suspect: BTreeSet<IpAddr>,
 }
 
 /// Why a namespace does not hold all of its plan.
@@ -162,9 +156,9 @@ fn same_balances(one: &Arc<Balances>, other: &Arc<Balances>) -> bool {
 }
 
 /// Visits a namespace and makes `plan` true there.
-pub(crate) fn visit(plan: &SandboxPlan, seed: Seed, known: Option<Known>, now: Instant) -> Visit {
+pub(crate) fn visit(plan: &SandboxPlan, known: Option<Known>, now: Instant) -> Visit {
     let known = known.filter(|it| it.holds(plan, now));
-    match Visitor::enter(plan, seed, known, now) {
+    match Visitor::enter(plan, known, now) {
         Ok(Some((visitor, known))) => visitor.settle(plan, known),
         Ok(None) => Visit::default(),
         Err(error) => Visit { failures: vec![error.into()], ..Visit::default() },
@@ -186,14 +180,14 @@ pub(crate) fn leave(netns: &Path, known: Known) -> Visit {
 /// whether there was anything.
 pub fn cleanup(netns: &Netns) -> Result<bool, SandboxError> {
     let mut socket = Socket::open(netns)?;
-    let table = readback::is_there(&mut socket)?;
-    if table {
-        let mut batch = Batch::new();
-        batch.delete_table(TABLE);
-        socket.commit(&batch)?;
+    let tables = readback::there(&mut socket)?;
+    let mut batch = Batch::new();
+    for family in &tables {
+        batch.delete_table(family.table());
     }
+    socket.commit(&batch)?;
     let settled = routes::settle(netns, &BTreeSet::new())?;
-    Ok(table || settled.changes > 0)
+    Ok(!tables.is_empty() || settled.changes > 0)
 }
 
 /// Opens the namespace; `None`: it is not there any more, or another one is in its place.
@@ -216,7 +210,6 @@ pub(crate) fn open(path: &Path, cookie: Option<u64>) -> Result<Option<Netns>, Ne
 struct Visitor {
     netns: Netns,
     cookie: u64,
-    seed: Seed,
     now: Instant,
     /// It is time to see whether what is known is still so.
     due: bool,
@@ -226,7 +219,6 @@ struct Visitor {
 impl Visitor {
     fn enter(
         plan: &SandboxPlan,
-        seed: Seed,
         known: Option<Known>,
         now: Instant,
     ) -> Result<Option<(Self, Option<Known>)>, NetnsError> {
@@ -247,7 +239,7 @@ impl Visitor {
         };
         let due = known.as_ref().is_none_or(|it| it.doubted || it.age(now) >= UPKEEP);
         let visit = Visit::default();
-        Ok(Some((Self { netns, cookie, seed, now, due, visit }, known)))
+        Ok(Some((Self { netns, cookie, now, due, visit }, known)))
     }
 
     /// Routes first, so that no VIP answers before it can be reached. The table is tried even if
@@ -284,40 +276,35 @@ impl Visitor {
         }
     }
 
-    /// Makes the table hold `want`, with what is known of it if that is still so.
+    /// Makes our tables hold `want`, with what is known of them if that is still so.
     fn settle_table(
         &mut self,
         want: &Arc<Balances>,
         known: Option<Known>,
     ) -> Result<Option<OurTable>, NftError> {
         let doubted = known.as_ref().is_some_and(|it| it.doubted);
-        let (mut socket, belief) = match known.map(|it| it.table) {
+        let (mut socket, believed) = match known.map(|it| it.table) {
             Some(None) if want.is_empty() && !self.due => return Ok(None),
-            Some(Some(OurTable { socket, .. })) if doubted => (socket, Belief::Nothing),
-            Some(Some(OurTable { socket, held, inode: _ })) => (socket, Belief::Holds(held)),
-            Some(None) => (Socket::open(&self.netns)?, Belief::NoTable),
-            None => (Socket::open(&self.netns)?, Belief::Nothing),
+            Some(Some(OurTable { socket, .. })) if doubted => (socket, None),
+            Some(Some(OurTable { socket, held, inode: _ })) => (socket, Some(held)),
+            Some(None) => (Socket::open(&self.netns)?, Some(Held::default())),
+            None => (Socket::open(&self.netns)?, None),
         };
-        let held = self.settle_held(&mut socket, want, &belief)?;
+        let held = self.settle_held(&mut socket, want, believed)?;
         let inode = self.netns.inode();
-        Ok(held.map(|held| OurTable { held, socket, inode }))
+        Ok((!held.tables.is_empty()).then_some(OurTable { held, socket, inode }))
     }
 
     fn settle_held(
         &mut self,
         socket: &mut Socket,
         want: &Arc<Balances>,
-        belief: &Belief,
-    ) -> Result<Option<Held>, NftError> {
-        let believed = match belief {
-            Belief::Nothing => None,
-            Belief::NoTable => Some((None, false)),
-            Belief::Holds(held) => Some((Some(held), true)),
-        };
-        if let Some((held, there)) = believed
-            && (!self.due || readback::is_there(socket)? == there)
+        believed: Option<Held>,
+    ) -> Result<Held, NftError> {
+        if let Some(held) = believed
+            && (!self.due || readback::there(socket)?.iter().eq(held.tables.keys()))
         {
-            match self.write(socket, held, want, there) {
+            match self.write(socket, &held, &BTreeSet::new(), want) {
                 Ok(held) => return Ok(held),
                 // Somebody else changed the table: what it holds is no longer what is known.
                 Err(error) => tracing::debug!(%error, "reading the table back"),
@@ -325,61 +312,46 @@ impl Visitor {
         }
         self.due = true;
         self.visit.suspect.extend(want.keys());
-        match readback::read_back(socket, self.seed)? {
-            Found::Nothing => self.write(socket, None, want, false),
-            Found::Ours { held, alive } => {
-                self.visit.changes += usize::from(!alive);
-                self.write(socket, Some(&held), want, true)
-            }
-            Found::Strange(what) => {
-                let netns = self.netns.path().display();
-                tracing::warn!(%netns, what, "replacing a VIP table that is not as portolan makes it");
-                self.visit.changes += 1;
-                self.write(socket, None, want, true)
-            }
+        let found = readback::read_back(socket)?;
+        for what in found.strange.values() {
+            let netns = self.netns.path().display();
+            tracing::warn!(%netns, what, "replacing a VIP table that is not as portolan makes it");
         }
+        self.visit.changes += found.strange.len() + usize::from(!found.alive);
+        self.write(socket, &found.held, &found.strange.into_keys().collect(), want)
     }
 
-    /// Brings the table from `held` to `want`, in one transaction. `there`: there is a table, also
-    /// if it holds nothing that is known.
+    /// Brings the tables from `held` to `want`, in one transaction. Those of the families in
+    /// `strange` are there too, and nobody knows what they hold.
     fn write(
         &mut self,
         socket: &mut Socket,
-        held: Option<&Held>,
+        held: &Held,
+        strange: &BTreeSet<IpFamily>,
         want: &Arc<Balances>,
-        there: bool,
-    ) -> Result<Option<Held>, NftError> {
-        let nothing = Balances::new();
-        let changes = diff_balances(held.map_or(&nothing, |it| &it.balances), want);
-        let (batch, held) = if want.is_empty() {
-            let mut batch = Batch::new();
-            if there {
-                batch.delete_table(TABLE);
-            }
-            (batch, None)
-        } else {
-            let amended = held.and_then(|it| ruleset::amended(it, &changes, want, self.seed));
-            let (mut batch, held) = amended.unwrap_or_else(|| ruleset::whole(want, self.seed));
-            if self.due {
-                ruleset::revive(&mut batch);
-            }
-            (batch, Some(held))
-        };
+    ) -> Result<Held, NftError> {
+        let changes = diff_balances(&held.balances, want);
+        let (mut batch, mut after) = ruleset::transaction(held, strange, &changes, want);
+        if self.due {
+            ruleset::sweep(&mut batch, &mut after);
+            ruleset::revive(&mut batch, &after);
+        }
         socket.commit(&batch)?;
         for change in &changes {
             tracing::debug!(netns = %self.netns.path().display(), "{change}");
         }
         self.visit.changes += changes.len();
         self.visit.suspect.extend(changes.iter().filter_map(suspicious));
-        Ok(held)
+        Ok(after)
     }
 }
 
 /// The VIP whose flows may go elsewhere since this change.
-fn suspicious(change: &Change<'_>) -> Option<Ipv4Addr> {
+fn suspicious(change: &Change<'_>) -> Option<IpAddr> {
     match change {
         Change::AddVip { vip, .. } | Change::Cut { vip, .. } => Some(*vip),
         Change::SetSlots { .. }
+        | Change::SetAffinity { .. }
         | Change::RemoveVip { .. }
         | Change::AddRoute(_)
         | Change::RemoveRoute(_) => None,

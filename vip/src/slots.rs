@@ -7,14 +7,14 @@
 //! - *bounded*: there are at most [`MOST_SLOTS`] slots, or as many as tasks if those are more;
 //! - *calm*: the order of the tasks given does not matter.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// Most slots of one service. Enough to show a weight of 1 beside one of 1,000; each costs an
 /// element in the table of every sandbox that sees the service.
 pub(crate) const MOST_SLOTS: u64 = 1024;
 
 /// The slots of tasks with these addresses and weights.
-pub(crate) fn slots(mut tasks: Vec<(Ipv4Addr, u16)>) -> Vec<Ipv4Addr> {
+pub(crate) fn slots(mut tasks: Vec<(IpAddr, u16)>) -> Vec<IpAddr> {
     tasks.retain(|(_, weight)| *weight > 0);
     tasks.sort_unstable();
     tasks.dedup_by_key(|(address, _)| *address);
@@ -26,7 +26,7 @@ pub(crate) fn slots(mut tasks: Vec<(Ipv4Addr, u16)>) -> Vec<Ipv4Addr> {
         return tasks.into_iter().map(|(address, _)| address).collect();
     }
     // A task of weight w gets the places nearest to 1/2, 3/2, ... w-1/2 of total/w.
-    let mut placed: Vec<(u64, Ipv4Addr)> = Vec::new();
+    let mut placed: Vec<(u64, IpAddr)> = Vec::new();
     for ((address, _), weight) in tasks.iter().zip(&weights) {
         let places = (0..*weight).map(|nth| ((2 * nth + 1) * SCALE / (2 * weight), *address));
         placed.extend(places);
@@ -58,11 +58,18 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use std::net::Ipv4Addr;
+
     use super::*;
 
+    fn last(address: IpAddr) -> u8 {
+        address.to_string().rsplit('.').next().unwrap().parse().unwrap()
+    }
+
     fn check(weights: &[u16], expected: &[u8]) {
-        let tasks = (1..).map(|it| Ipv4Addr::new(10, 0, 0, it)).zip(weights.iter().copied());
-        let got: Vec<_> = slots(tasks.collect()).iter().map(|it| it.octets()[3]).collect();
+        let tasks =
+            (1..).map(|it| IpAddr::V4(Ipv4Addr::new(10, 0, 0, it))).zip(weights.iter().copied());
+        let got: Vec<_> = slots(tasks.collect()).iter().map(|it| last(*it)).collect();
         assert_eq!(got, expected);
     }
 
@@ -86,9 +93,12 @@ mod tests {
 
     #[test]
     fn the_lightest_beside_the_heaviest_task_still_has_a_slot() {
-        let tasks = vec![(Ipv4Addr::new(10, 0, 0, 1), 1), (Ipv4Addr::new(10, 0, 0, 2), 65_535)];
+        let tasks = vec![
+            (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 1),
+            (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 65_535),
+        ];
         let got = slots(tasks);
-        let light = got.iter().filter(|it| it.octets()[3] == 1).count();
+        let light = got.iter().filter(|it| last(**it) == 1).count();
         assert_eq!((got.len(), light), (1023, 1));
     }
 
@@ -96,7 +106,7 @@ mod tests {
         #[test]
         fn every_task_with_weight_has_its_share(weights in vec(0..2000_u16, 0..40)) {
             let tasks: Vec<_> =
-                (1..).map(|it| Ipv4Addr::new(10, 0, 0, it)).zip(weights.iter().copied()).collect();
+                (1..).map(|it| IpAddr::V4(Ipv4Addr::new(10, 0, 0, it))).zip(weights.iter().copied()).collect();
             let got = slots(tasks.clone());
             let total: u64 = weights.iter().map(|it| u64::from(*it)).sum();
             prop_assert!(got.len() <= 1024);

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
-use crate::layout::TABLE;
+use crate::family::TABLE_NAME;
 use crate::sandbox::{self, Known};
 
 /// The table of the names, which whoever serves them refreshes several times a second. Where it is
@@ -126,7 +126,7 @@ pub(crate) fn begin(path: &Path, known: &mut Known) -> Result<Option<Begun>, Nft
 
 async fn follow(shared: Arc<Shared>, id: SandboxId, mut monitor: Monitor, port: u32) {
     let mut pace = Pace::default();
-    while let Some(event) = monitor.changed(TABLE.name, port).await {
+    while let Some(event) = monitor.changed(TABLE_NAME, port).await {
         tracing::debug!(sandbox = %id, ?event, "somebody else changed the table");
         shared.doubt(id.clone());
         sleep(pace.pause(Instant::now())).await;

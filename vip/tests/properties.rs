@@ -170,7 +170,7 @@ fn flaws_of_sandbox(snapshot: &Snapshot, plan: &Plan, sandbox: &Sandbox) -> Vec<
     let on: BTreeSet<_> = sandbox.networks.iter().map(|it| &it.network).collect();
     let visible = plan.addresses.iter().filter(|((_, network), _)| on.contains(network));
     let visible: BTreeSet<_> = visible.map(|(_, vip)| *vip).collect();
-    if !held.balances.keys().map(|it| IpAddr::V4(*it)).eq(visible) {
+    if !held.balances.keys().copied().eq(visible) {
         flaws.push(format!("{} holds other VIPs than it can see", sandbox.name));
     }
     for balance in held.balances.values() {
@@ -179,21 +179,16 @@ fn flaws_of_sandbox(snapshot: &Snapshot, plan: &Plan, sandbox: &Sandbox) -> Vec<
         }
     }
     let own: BTreeSet<_> = sandbox.networks.iter().flat_map(|it| &it.addresses).collect();
-    flaws.extend(
-        held.routes
-            .iter()
-            .filter(|it| !own.contains(&IpAddr::V4(it.source)))
-            .map(ToString::to_string),
-    );
+    flaws
+        .extend(held.routes.iter().filter(|it| !own.contains(&it.source)).map(ToString::to_string));
     // Where it has an address, every VIP is in a subnet of its network or has a route.
     for attachment in sandbox.networks.iter().filter(|it| it.addresses.iter().any(IpAddr::is_ipv4))
     {
         let Some(network) = snapshot.network(&attachment.network) else { continue };
         for ((_, on), vip) in plan.addresses.iter().filter(|((_, on), _)| *on == network.id) {
-            let IpAddr::V4(address) = *vip else { continue };
             let covered = network.subnets.is_empty()
                 || network.subnets.iter().any(|it| it.contains(vip))
-                || held.routes.iter().any(|it| it.block.contains(&address));
+                || held.routes.iter().any(|it| it.block.contains(vip));
             if !covered {
                 flaws.push(format!("{vip} on {on} cannot be reached"));
             }
@@ -249,9 +244,10 @@ proptest! {
 }
 
 fn sandbox_plan() -> impl Strategy<Value = SandboxPlan> {
-    let address = || (0..6_u8).prop_map(|it| Ipv4Addr::new(10, 0, 0, it));
-    let balance = (vec(address(), 0..4), btree_set(address(), 0..4)).prop_map(|(slots, alive)| {
-        Arc::new(Balance { service: String::new(), network: String::new(), slots, alive })
+    let address = || (0..6_u8).prop_map(|it| IpAddr::from([10, 0, 0, it]));
+    let parts = (vec(address(), 0..4), btree_set(address(), 0..4), any::<bool>());
+    let balance = parts.prop_map(|(slots, alive, affine)| {
+        Arc::new(Balance { slots, alive, affine, ..Balance::default() })
     });
     let route = (0..4_u8, address()).prop_map(|(block, source)| VipRoute {
         block: format!("240.240.{block}.0/24").parse().unwrap(),
@@ -267,12 +263,12 @@ fn sandbox_plan() -> impl Strategy<Value = SandboxPlan> {
     })
 }
 
-/// What the kernel holds of a plan: slots by VIP, routes, and who may still be connected to.
-type Held = (BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>, BTreeSet<VipRoute>);
+/// What the kernel holds of a plan: by VIP its slots and whether clients keep their tasks; routes.
+type Held = (BTreeMap<IpAddr, (Vec<IpAddr>, bool)>, BTreeSet<VipRoute>);
 
 fn held(plan: &SandboxPlan) -> Held {
     let balances: &Balances = &plan.balances;
-    let slots = balances.iter().map(|(vip, it)| (*vip, it.slots.clone())).collect();
+    let slots = balances.iter().map(|(vip, it)| (*vip, (it.slots.clone(), it.affine))).collect();
     (slots, plan.routes.clone())
 }
 
@@ -280,11 +276,18 @@ fn held_after(old: &SandboxPlan, changes: &[Change<'_>]) -> Held {
     let (mut slots, mut routes) = held(old);
     for change in changes {
         let sound = match change {
-            Change::AddVip { vip, balance } => slots.insert(*vip, balance.slots.clone()).is_none(),
-            Change::RemoveVip { vip, old } => slots.remove(vip).as_deref() == Some(*old),
-            Change::SetSlots { vip, old, new } => {
-                slots.insert(*vip, new.to_vec()).as_deref() == Some(*old)
+            Change::AddVip { vip, balance } => {
+                slots.insert(*vip, (balance.slots.clone(), balance.affine)).is_none()
             }
+            Change::RemoveVip { vip, old } => {
+                slots.remove(vip) == Some((old.slots.clone(), old.affine))
+            }
+            Change::SetSlots { vip, old, new } => slots
+                .get_mut(vip)
+                .is_some_and(|(held, _)| std::mem::replace(held, new.to_vec()) == *old),
+            Change::SetAffinity { vip, affine } => slots
+                .get_mut(vip)
+                .is_some_and(|(_, held)| std::mem::replace(held, *affine) != *affine),
             Change::Cut { vip, gone } => slots.contains_key(vip) && !gone.is_empty(),
             Change::AddRoute(route) => routes.insert(*route),
             Change::RemoveRoute(route) => routes.remove(route),

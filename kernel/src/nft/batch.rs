@@ -102,11 +102,20 @@ impl Batch {
 
     /// Makes a set or map where it does not exist.
     pub fn add_set(&mut self, t: Table<'_>, set: &SetSpec<'_>) {
+        self.add_set_of_kind(t, set, false);
+    }
+
+    /// Makes a set or map that rules may change, where it does not exist.
+    pub fn add_dynamic_set(&mut self, t: Table<'_>, set: &SetSpec<'_>) {
+        self.add_set_of_kind(t, set, true);
+    }
+
+    fn add_set_of_kind(&mut self, t: Table<'_>, set: &SetSpec<'_>, dynamic: bool) {
         // Unique within the transaction, as the kernel demands.
         let id = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
         self.push(ADD_SET, t, set.name, |it| {
             it.text(NFTA_SET_NAME, set.name);
-            set.write(it);
+            set.write(it, dynamic);
             it.be32(NFTA_SET_ID, id);
         });
     }

@@ -107,10 +107,11 @@ pub fn concat(parts: &[&[u8]]) -> Vec<u8> {
 
 impl SetSpec<'_> {
     /// Writes what the set is, after its table and name.
-    pub(super) fn write(&self, it: &mut Writer) {
+    pub(super) fn write(&self, it: &mut Writer, dynamic: bool) {
         let is_map = if self.value == SetValue::None { 0 } else { NFT_SET_MAP };
         let has_timeout = if self.timeout { NFT_SET_TIMEOUT } else { 0 };
-        it.be32(NFTA_SET_FLAGS, is_map | has_timeout);
+        let changes = if dynamic { NFT_SET_EVAL } else { 0 };
+        it.be32(NFTA_SET_FLAGS, is_map | has_timeout | changes);
         it.be32(NFTA_SET_KEY_TYPE, type_number(self.key));
         it.be32(NFTA_SET_KEY_LEN, length(self.key));
         match self.value {
@@ -283,6 +284,7 @@ const NFTNL_UDATA_SET_DATABYTEORDER: u8 = 1;
 const BYTEORDER_HOST_ENDIAN: u32 = 1;
 const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
+const NFT_SET_EVAL: u32 = 0x20;
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 
 const NFTA_SET_ELEM_KEY: u16 = 1;

@@ -37,7 +37,7 @@ pub(super) fn subject<'a>(
         .flat_map(|it| it.networks.iter().map(|it| &it.network))
         .collect();
     let balances = plan.sandboxes.get(sandbox).map(|it| &it.balances);
-    let balance = balances.and_then(|it| it.iter().find(|(vip, _)| IpAddr::from(**vip) == address));
+    let balance = balances.and_then(|it| it.get_key_value(&address));
     let holders = plan.addresses.iter().filter(|(_, vip)| **vip == address);
     let mut foreign = None;
     for ((service, network), _) in holders {

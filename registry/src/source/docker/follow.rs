@@ -35,6 +35,7 @@ use crate::source::docker::error::EngineError;
 use crate::source::docker::events::{self, Effect, Event};
 use crate::source::docker::follow::answer::Finished;
 use crate::source::docker::follow::signs::Signs;
+use crate::source::docker::gossip::absent::Absent;
 use crate::source::docker::host::Host;
 use crate::source::docker::read::Client;
 use crate::source::docker::view::View;
@@ -83,6 +84,8 @@ pub(crate) struct Follower<'a, H> {
     trouble: BTreeMap<Job, String>,
     chases: BTreeMap<NetworkId, (Chase, Instant)>,
     farewells: BTreeMap<String, Instant>,
+    /// Services that gossip forgot.
+    absent: Absent,
     swarm_read: Option<Instant>,
     swarm_pause: Duration,
     asked_last: Option<(NetworkId, String)>,
@@ -162,6 +165,7 @@ impl<'a, H: Host> Follower<'a, H> {
             trouble: BTreeMap::new(),
             chases: BTreeMap::new(),
             farewells: BTreeMap::new(),
+            absent: Absent::default(),
             swarm_read: None,
             swarm_pause: SWARM_PAUSES.0,
             asked_last: None,

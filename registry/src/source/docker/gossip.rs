@@ -3,6 +3,8 @@
 //! It lists the services with a task on that network, on any node, and those of their tasks that
 //! were healthy once; a task that is being stopped stays listed until it is gone.
 
+pub(crate) mod absent;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

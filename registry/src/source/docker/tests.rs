@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::World;
-use crate::id::ServiceId;
+use crate::id::{NetworkId, ServiceId};
 use crate::model::ServingState;
 use engine::Engine;
 
@@ -269,6 +269,15 @@ async fn one_container_that_hangs_does_not_keep_the_others_waiting() {
     assert_eq!((state(&world, "linked"), state(&world, "db")), (None, Some(ServingState::Serving)));
 }
 
+/// A neighbour appears on the network.
+fn nudge(running: &Running, network: &NetworkId) {
+    running.machine.with(|it| {
+        let suffix = format!("1-{}", &network.as_str()[..10]);
+        let (_, nudge) = it.watches.iter().find(|(path, _)| path.ends_with(&suffix)).unwrap();
+        nudge.try_send(()).unwrap();
+    });
+}
+
 #[tokio::test]
 async fn a_neighbour_that_appears_has_the_gossip_read() {
     let engine = Engine::start("28.5-worker", "gossip");
@@ -281,15 +290,30 @@ async fn a_neighbour_that_appears_has_the_gossip_read() {
     tasks.push(json!({"Name": "shop_web.9.new", "EndpointID": "e9", "EndpointIP": "10.0.1.99",
         "Info": {"Host IP": "10.213.0.1"}}));
     // Gossip is a little later than the neighbour.
-    running.machine.with(|it| {
-        let suffix = format!("1-{}", &front.as_str()[..10]);
-        let (_, nudge) = it.watches.iter().find(|(path, _)| path.ends_with(&suffix)).unwrap();
-        nudge.try_send(()).unwrap();
-    });
+    nudge(&running, &front);
     sleep(SHORTLY / 2).await;
     engine.answer(&path, gossip);
     let world = running.until("the task is there", |it| state(it, "shop_web.9.").is_some()).await;
     assert_eq!(state(&world, "shop_web.9."), Some(ServingState::Serving));
+}
+
+#[tokio::test]
+async fn a_service_that_gossip_forgets_stays_without_tasks() {
+    let engine = Engine::start("28.5-worker", "forgotten");
+    let mut running = Running::on(&engine);
+    let world = running.whole().await;
+    let front = world.networks_named("front").next().unwrap().id.clone();
+    let path = format!("/networks/{front}");
+    let mut gossip = engine.answered(&path);
+    gossip["Services"].as_object_mut().unwrap().remove("shop_web").unwrap();
+    engine.answer(&path, gossip);
+    nudge(&running, &front);
+    // Those of this node are known from their containers.
+    let remote = |it: &Snapshot| it.tasks().filter(|it| it.reason.contains("announced")).count();
+    let before = remote(&world);
+    let world = running.until("tasks are gone", |it| remote(it) < before).await;
+    let service = world.services().find(|it| it.name == "shop_web").unwrap();
+    assert!(service.networks[&front].vip.is_some());
 }
 
 #[tokio::test]

@@ -300,7 +300,12 @@ impl<H: Host> Follower<'_, H> {
         answer: Option<(Gossip, Vec<String>)>,
         now: Instant,
     ) {
-        let (gossip, unreadable) = answer.unwrap_or_default();
+        // Of a network that is gone nothing is remembered.
+        let last = answer.is_some().then(|| self.view.gossip.get(network)).flatten();
+        let (mut gossip, unreadable) = answer.unwrap_or_default();
+        if let Some(last) = last {
+            self.absent.add_to(&mut gossip, network, last, now.into_std());
+        }
         let differs = self.view.gossip.get(network) != Some(&gossip);
         let again = self
             .chases

@@ -1,0 +1,140 @@
+//! Services that gossip no longer tells of: it forgets one with its last task, so that on a worker
+//! a service that was scaled to 0 looks as if it were removed. Pure; the time is an argument.
+//!
+//! Invariants
+//! - *refused, not lost*: for [`REMEMBERED`] such a service stays, without tasks, so that who calls
+//!   it is refused at once and its name is not asked outside;
+//! - *no ghosts*: one whose VIP or published port is somebody else's now is forgotten at once;
+//! - *bounded*: [`MOST`] are remembered; of more, those that came first in this order stay.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{Gossip, GossipService};
+use crate::id::NetworkId;
+
+/// How long one is remembered: as long as the VIP manager lets a released address rest, and far
+/// longer than anybody keeps an answer.
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// As many are remembered; a worker sees the services of its own networks only.
+const MOST: usize = 1000;
+
+/// Since when which services are absent.
+#[derive(Debug, Default)]
+pub(crate) struct Absent {
+    since: BTreeMap<(NetworkId, String), Instant>,
+}
+
+impl Absent {
+    /// Adds to what gossip says of `network` now the services that it told of in `last`, without
+    /// their tasks.
+    pub(crate) fn add_to(
+        &mut self,
+        gossip: &mut Gossip,
+        network: &NetworkId,
+        last: &Gossip,
+        now: Instant,
+    ) {
+        self.since.retain(|(it, name), since| {
+            let is_back = it == network && gossip.services.contains_key(name);
+            !is_back && now.saturating_duration_since(*since) < REMEMBERED
+        });
+        for (name, service) in &last.services {
+            let key = (network.clone(), name.clone());
+            let is_known = self.since.contains_key(&key);
+            // Without tasks and not remembered: its time is over.
+            let is_over = service.tasks.is_empty() && !is_known;
+            let is_listed = gossip.services.contains_key(name);
+            let has_room = is_known || self.since.len() < MOST;
+            if is_listed || is_over || !has_room || is_replaced(service, gossip) {
+                continue;
+            }
+            self.since.entry(key).or_insert(now);
+            let GossipService { vip, ports, tasks: _ } = service.clone();
+            gossip.services.insert(name.clone(), GossipService { vip, ports, tasks: Vec::new() });
+        }
+        // Only what was added is absent.
+        self.since.retain(|(it, name), _| it != network || gossip.services.contains_key(name));
+    }
+}
+
+/// Whether somebody else has its VIP or a port of it now.
+fn is_replaced(service: &GossipService, gossip: &Gossip) -> bool {
+    let has = |port: &(u16, u16), of: &GossipService| of.ports.iter().any(|it| it.0 == port.0);
+    gossip.services.values().any(|it| {
+        (it.vip.is_some() && it.vip == service.vip)
+            || service.ports.iter().any(|port| has(port, it))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::GossipTask;
+    use super::*;
+
+    fn service(vip: u8, tasks: usize) -> GossipService {
+        let task = |number: usize| GossipTask {
+            name: format!("t.{number}"),
+            endpoint: number.to_string(),
+            address: [10, 0, 1, 100].into(),
+            host: None,
+        };
+        let vip = Some([10, 0, 1, vip].into());
+        GossipService { vip, ports: Vec::new(), tasks: (0..tasks).map(task).collect() }
+    }
+
+    fn gossip(services: &[(&str, GossipService)]) -> Gossip {
+        let services = services.iter().map(|(name, it)| ((*name).to_owned(), it.clone()));
+        Gossip { services: services.collect(), ..Gossip::default() }
+    }
+
+    /// What is told after each of these readings, a minute after the one before.
+    fn told(readings: &[Gossip]) -> Vec<Gossip> {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let begin = Instant::now();
+        let network = NetworkId::from("n");
+        let (mut absent, mut last, mut all) = (Absent::default(), Gossip::default(), vec![]);
+        for (minute, reading) in (0..).zip(readings) {
+            let mut now = reading.clone();
+            absent.add_to(&mut now, &network, &last, begin + Duration::from_secs(60 * minute));
+            all.push(now.clone());
+            last = now;
+        }
+        assert!(absent.since.len() <= MOST);
+        all
+    }
+
+    #[test]
+    fn a_service_scaled_to_nothing_stays_without_tasks_for_ten_minutes() {
+        let none = gossip(&[]);
+        let mut readings = vec![gossip(&[("web", service(2, 3))])];
+        readings.extend(std::iter::repeat_n(none.clone(), 12));
+        let told = told(&readings);
+        let idle = gossip(&[("web", service(2, 0))]);
+        assert!(told[1..=10].iter().all(|it| *it == idle), "{told:?}");
+        assert_eq!(told[11..], [none.clone(), none]);
+    }
+
+    #[test]
+    fn one_that_comes_back_is_as_gossip_says_and_may_go_again() {
+        let (web, none) = (gossip(&[("web", service(2, 1))]), gossip(&[]));
+        let idle = gossip(&[("web", service(2, 0))]);
+        let told = told(&[web.clone(), none.clone(), web.clone(), none]);
+        assert_eq!(told, [web.clone(), idle.clone(), web, idle]);
+    }
+
+    #[test]
+    fn one_whose_vip_is_another_s_now_is_forgotten() {
+        let (old, new) = (gossip(&[("web", service(2, 1))]), gossip(&[("api", service(2, 1))]));
+        assert_eq!(told(&[old, new.clone()])[1], new);
+    }
+
+    #[test]
+    fn one_whose_port_is_another_s_now_is_forgotten() {
+        let published = |vip, port| GossipService { ports: vec![(port, 80)], ..service(vip, 1) };
+        let old = gossip(&[("web", published(2, 8000))]);
+        let new = gossip(&[("api", published(3, 8000))]);
+        assert_eq!(told(&[old, new.clone()])[1], new);
+    }
+}

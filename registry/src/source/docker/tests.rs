@@ -309,7 +309,8 @@ async fn a_service_that_gossip_forgets_stays_without_tasks() {
     engine.answer(&path, gossip);
     nudge(&running, &front);
     // Those of this node are known from their containers.
-    let remote = |it: &Snapshot| it.tasks().filter(|it| it.reason.contains("announced")).count();
+    let announced = |it: &&crate::model::Task| it.reason.contains("announced");
+    let remote = |it: &Snapshot| it.tasks_on(&front).filter(announced).count();
     let before = remote(&world);
     let world = running.until("tasks are gone", |it| remote(it) < before).await;
     let service = world.services().find(|it| it.name == "shop_web").unwrap();

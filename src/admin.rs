@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod client;
+pub mod events;
 mod explain;
 mod exposition;
 mod metrics;

@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod cleanup;
 mod demo;
+mod events;
 mod exec;
 mod hold;
 mod ls;
@@ -49,6 +50,8 @@ enum Verb {
     Dns(ask::Dns),
     /// Say how portolan is
     Status(ask::StatusVerb),
+    /// Say what happened lately
+    Events(events::Events),
     /// Remove every trace of portolan from this host's kernel
     Cleanup(cleanup::Cleanup),
     /// A part of the demo's application
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Verb::Verify(verb) => verb.run(config),
         Verb::Dns(verb) => verb.run(config),
         Verb::Status(verb) => verb.run(config),
+        Verb::Events(verb) => verb.run(config),
         Verb::Cleanup(verb) => verb.run(config),
     }
 }

@@ -158,7 +158,7 @@ async fn explain_vip(live: &Live, query: &str) -> (StatusCode, Value) {
 }
 
 /// The value of `key` in a query, percent-decoded; empty where there is none.
-fn parameter(query: &str, key: &str) -> String {
+pub(super) fn parameter(query: &str, key: &str) -> String {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs
         .filter(|(name, _)| *name == key)

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{api, exposition, metrics};
+use super::{api, events, exposition, metrics};
 use crate::supervise::Live;
 use crate::verify;
 
@@ -61,6 +61,20 @@ impl Door for TcpListener {
     }
 }
 
+/// Places for questions that take their time, so that they leave room for the others.
+#[derive(Debug)]
+struct Slow {
+    looks: Semaphore,
+    followers: Semaphore,
+}
+
+impl Default for Slow {
+    fn default() -> Self {
+        let (looks, followers) = (Semaphore::new(MAX_LOOKS), Semaphore::new(events::FOLLOWERS));
+        Self { looks, followers }
+    }
+}
+
 /// What whoever comes may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Rights {
@@ -73,7 +87,7 @@ pub(super) enum Rights {
 /// Answers whoever comes to `door`, until `stop`.
 pub(super) async fn serve(door: &impl Door, rights: Rights, live: Live, stop: &CancellationToken) {
     let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
-    let (live, looks) = (Arc::new(live), Arc::new(Semaphore::new(MAX_LOOKS)));
+    let (live, slow) = (Arc::new(live), Arc::new(Slow::default()));
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
@@ -87,11 +101,11 @@ pub(super) async fn serve(door: &impl Door, rights: Rights, live: Live, stop: &C
             tokio::time::sleep(AFTER_ERROR).await;
             continue;
         };
-        let (live, looks) = (Arc::clone(&live), Arc::clone(&looks));
+        let (live, slow) = (Arc::clone(&live), Arc::clone(&slow));
         connections.spawn(async move {
             let service = service_fn(|request| {
-                let (live, looks) = (&live, &looks);
-                async move { Ok::<_, Infallible>(respond(live, looks, rights, &request).await) }
+                let (live, slow) = (&live, &slow);
+                async move { Ok::<_, Infallible>(respond(live, slow, rights, &request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -120,7 +134,7 @@ impl Rights {
 
 async fn respond<B>(
     live: &Live,
-    looks: &Semaphore,
+    slow: &Slow,
     rights: Rights,
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
@@ -140,9 +154,12 @@ async fn respond<B>(
     if path == "/metrics" {
         return body(StatusCode::OK, exposition::CONTENT_TYPE, metrics::text(live));
     }
+    if path == events::EVENTS {
+        return json(StatusCode::OK, &events::answer(live, &slow.followers, query).await);
+    }
     // Probes are sent for it, so it is not for whoever reaches the port.
     if rights == Rights::Change && api::is_look(path) {
-        let _place = looks.acquire().await;
+        let _place = slow.looks.acquire().await;
         let (status, value) = api::look(live, path, query).await;
         return json(status, &value);
     }

@@ -4,6 +4,8 @@
 //! made. Adding what is there and deleting what is not both succeed. What portolan makes carries
 //! [`PROTOCOL`], so that it can be told from anybody else's.
 
+mod local;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,6 +14,8 @@ use crate::netlink::wire::{Message, NLM_F_CREATE, NLM_F_REPLACE, Writer};
 use crate::netlink::{Channel, ROUTE};
 use crate::netns::{Netns, NetnsError};
 use ipnet::IpNet;
+
+pub use self::local::{local_addresses, settle_local_addresses};
 
 /// `rtm_protocol` of the routes that portolan makes. None of the numbers that routing daemons have
 /// (`linux/rtnetlink.h`, `/etc/iproute2/rt_protos`; 186 to 189 are BGP, IS-IS, OSPF and RIP):

@@ -161,6 +161,27 @@ async fn the_door_makes_sockets_where_it_is_asked_to() {
 }
 
 #[test]
+fn addresses_are_made_local_and_only_ours_are_taken_back() {
+    let (_a, b) = pair("local");
+    link::set_up(&b.netns, "lo").unwrap();
+    run(&b.netns, "ip route add local 10.1.0.99 dev lo");
+    let ips = |all: &[&str]| all.iter().map(|it| it.parse().unwrap()).collect();
+    let settle = |all| route::settle_local_addresses(&b.netns, &ips(all)).unwrap();
+    assert_eq!(settle(&["10.1.0.7", "fd00:1::7"]), 2);
+    let vip = address("10.1.0.7:0");
+    let listener = socket::tcp_listener(&b.netns, vip).unwrap();
+    let there = listener.local_addr().unwrap();
+    let connected = b.netns.run(|| std::net::TcpStream::connect(there)).unwrap();
+    assert!(connected.is_ok(), "no interface has it, and yet it is here");
+    assert_eq!(settle(&["fd00:1::7", "10.1.0.7"]), 0);
+    assert_eq!(settle(&["10.1.0.8"]), 3);
+    assert_eq!(route::local_addresses(&b.netns).unwrap(), ips(&["10.1.0.8"]));
+    assert_eq!(settle(&[]), 1);
+    let left = run(&b.netns, "ip route show table local");
+    assert!(left.contains("10.1.0.99") && !left.contains("10.1.0.8"), "{left}");
+}
+
+#[test]
 fn routes_are_made_replaced_seen_and_deleted() {
     let (_a, b) = pair("routes");
     let have = addresses(&b.netns).unwrap();

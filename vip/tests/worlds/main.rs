@@ -9,4 +9,5 @@
 mod balancing;
 mod changes;
 mod foreign;
+mod relay;
 mod support;

@@ -23,7 +23,7 @@ pub(crate) const PORT: u16 = 8080;
 pub(crate) const ECHO: u16 = 8081;
 
 /// How long a client waits: far longer than anything here takes, also on a machine that stalls.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Hosts on one bridge, 10.20.1.0/24.
 pub(crate) struct World {

@@ -50,6 +50,7 @@ pub(crate) fn draft(view: &View) -> Draft {
             services.extend(managed::services(view, swarm));
             let nodes = managed::nodes(view, swarm);
             managed::add_tasks(view, swarm, &mut tasks);
+            gossiped::add_forgotten(view, swarm, &nodes, &mut tasks);
             gossiped::add_plain(view, &nodes, &mut tasks);
             nodes
         }

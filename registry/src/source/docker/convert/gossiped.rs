@@ -15,6 +15,7 @@ use crate::model::{
 use crate::source::docker::convert::managed::STACK;
 use crate::source::docker::convert::{DRAINING, ingress_endpoints, node_at};
 use crate::source::docker::gossip::{GossipService, GossipTask};
+use crate::source::docker::swarm::Swarm;
 use crate::source::docker::view::View;
 
 /// The id of a service that is known by name only.
@@ -139,6 +140,36 @@ pub(super) fn add_tasks(view: &View, nodes: &[Node], tasks: &mut BTreeMap<TaskId
         }
     }
     add_plain(view, nodes, tasks);
+}
+
+/// Adds to `tasks` those of other nodes that a manager's answers leave out although they run on: a
+/// service that is scaled down during an update loses its tasks in the managers' store at once,
+/// and whoever begins to follow while a task drains is told of wanted ones only.
+pub(super) fn add_forgotten(
+    view: &View,
+    swarm: &Swarm,
+    nodes: &[Node],
+    tasks: &mut BTreeMap<TaskId, Task>,
+) {
+    let here = Here::of(view);
+    let services: BTreeMap<&str, &ServiceId> =
+        swarm.services.iter().map(|(id, it)| (it.name.as_str(), id)).collect();
+    for (network, gossip) in &view.gossip {
+        for (name, gossiped) in &gossip.services {
+            let Some(service) = services.get(name.as_str()) else { continue };
+            for task in gossiped.tasks.iter().filter(|it| !here.has(it)) {
+                let Some(id) = task.task_id().filter(|it| !swarm.tasks.contains_key(*it)) else {
+                    continue;
+                };
+                let added = tasks.entry(TaskId::from(id)).or_insert_with_key(|id| Task {
+                    state: ServingState::Draining,
+                    reason: "only its node still lists it".to_owned(),
+                    ..remote_task(task, id.clone(), Some((*service).clone()), nodes)
+                });
+                added.networks.entry(network.clone()).or_insert_with(|| endpoint(task));
+            }
+        }
+    }
 }
 
 /// Adds the plain containers of other nodes to `tasks`.

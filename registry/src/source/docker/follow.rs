@@ -47,6 +47,9 @@ const SWARM_SPACING: Duration = Duration::from_millis(100);
 /// How soon they are read again while tasks are on their way; the pause doubles while nothing
 /// changes (a task may wait for a node for days).
 const SWARM_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// For how long after a sign they are read again: a node tells its managers of a task's end later
+/// than it takes the task off its networks, and no event comes of it.
+const SWARM_ECHO: Duration = Duration::from_secs(3);
 /// The longest of these pauses while a service is updated: its next task is taken out two seconds
 /// before it is stopped, and no event says so.
 const UPDATING_PAUSE: Duration = Duration::from_millis(500);
@@ -88,6 +91,7 @@ pub(crate) struct Follower<'a, H> {
     absent: Absent,
     swarm_read: Option<Instant>,
     swarm_pause: Duration,
+    swarm_signed: Option<Instant>,
     asked_last: Option<(NetworkId, String)>,
     publishing: Publishing,
 }
@@ -168,6 +172,7 @@ impl<'a, H: Host> Follower<'a, H> {
             absent: Absent::default(),
             swarm_read: None,
             swarm_pause: SWARM_PAUSES.0,
+            swarm_signed: None,
             asked_last: None,
             publishing: Publishing { due: None, not_before: now, was_ready: false, said: None },
         }
@@ -234,6 +239,7 @@ impl<'a, H: Host> Follower<'a, H> {
     fn want_swarm(&mut self, now: Instant) {
         if self.view.engine.role == Role::Manager {
             self.swarm_pause = SWARM_PAUSES.0;
+            self.swarm_signed = Some(now);
             let at = self.swarm_read.map_or(now, |read| now.max(read + SWARM_SPACING));
             self.want(Job::Swarm, at);
         }

@@ -318,6 +318,39 @@ async fn a_service_that_gossip_forgets_stays_without_tasks() {
 }
 
 #[tokio::test]
+async fn a_manager_hears_of_an_end_elsewhere_that_its_node_tells_late() {
+    let engine = Engine::start("28.5-manager", "end-elsewhere");
+    let mut running = Running::on(&engine);
+    let world = running.whole().await;
+    assert_eq!(state(&world, "shop_web.1"), Some(ServingState::Serving));
+    // The task has left its network; its node has not told the managers yet.
+    nudge(&running, &world.networks_named("front").next().unwrap().id);
+    sleep(SHORTLY * 3).await;
+    let mut tasks = engine.answered("/tasks");
+    let mut all = tasks.as_array_mut().unwrap().iter_mut();
+    let ended = all.find(|it| it["ID"] == "wknl6ijc4bxb76juub0jf4ig3").unwrap();
+    ended["Status"]["State"] = json!("failed");
+    engine.answer("/tasks", tasks);
+    let serves = |it: &Snapshot| state(it, "shop_web.1.") == Some(ServingState::Serving);
+    running.until("it serves no more", |it| !serves(it)).await;
+}
+
+#[tokio::test]
+async fn a_manager_that_begins_while_a_task_elsewhere_drains_knows_of_it() {
+    let engine = Engine::start("28.5-manager", "forgotten-task");
+    let mut tasks = engine.answered("/tasks");
+    tasks.as_array_mut().unwrap().retain(|it| it["ID"] != "wknl6ijc4bxb76juub0jf4ig3");
+    engine.answer("/tasks", tasks);
+    let world = Running::on(&engine).whole().await;
+    assert_eq!(state(&world, "shop_web.1."), Some(ServingState::Draining));
+    assert_eq!(state(&world, "shop_web.3."), Some(ServingState::Serving));
+    let service = |name: &str| {
+        world.tasks().find(|it| it.name.starts_with(name)).and_then(|it| it.service.clone())
+    };
+    assert_eq!(service("shop_web.1."), service("shop_web.3."));
+}
+
+#[tokio::test]
 async fn a_task_that_the_engines_own_names_leave_out_drains() {
     let engine = Engine::start("28.5-worker", "draining");
     let mut running = Running::on(&engine);

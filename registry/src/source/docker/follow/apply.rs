@@ -16,7 +16,8 @@ use crate::source::docker::error::EngineError;
 use crate::source::docker::folder::{self, Folder};
 use crate::source::docker::follow::answer::{self, Answer, Context, Finished};
 use crate::source::docker::follow::{
-    DRAINING_PAUSE, Follower, GATHER, HOT, PENDING, SETTLE, SWARM_PAUSES, Sign, UPDATING_PAUSE,
+    DRAINING_PAUSE, Follower, GATHER, HOT, PENDING, SETTLE, SWARM_ECHO, SWARM_PAUSES, Sign,
+    UPDATING_PAUSE,
 };
 use crate::source::docker::gossip::Gossip;
 use crate::source::docker::host::Host;
@@ -356,7 +357,8 @@ impl<H: Host> Follower<'_, H> {
         let differs = self.view.swarm.as_ref() != Some(&swarm);
         let pause = if differs { first } else { self.swarm_pause };
         self.swarm_pause = (pause * 2).min(longest);
-        let is_moving = is_updating || swarm.is_moving();
+        let is_signed = self.swarm_signed.is_some_and(|at| now.duration_since(at) < SWARM_ECHO);
+        let is_moving = is_updating || is_signed || swarm.is_moving();
         let next = if is_moving { pause.max((now - begun) * 2) } else { self.poll };
         self.want(Job::Swarm, now + next);
         if differs {

@@ -13,6 +13,7 @@ rolling  a service updated (stop-first, start-first) and scaled at 200 connectio
 killed   the worker's engine killed: how long its tasks are still called
 download 200 MB through a VIP while its service scales and portolan is killed, restarted, upgraded; nft flush ruleset
 moved    a UDP client with a fixed port: its task is killed, who answers when
+churn    30 minutes (MINUTES) of chance under load: wrong answers, growth, and what `portolan verify` finds at the end
 
 Exit 1 when something is not as it should be. PORTOLAN is a release build; wants cc, nft, conntrack, haproxy.
 """
@@ -25,7 +26,7 @@ import field, parts
 
 # Each is a function of its own name, or of the name behind the colon, in the file before it.
 SECTIONS = {"table": "table", "swaps": "swaps", "even": "even", "rolling": "rolling", "killed": "rolling:engine_killed",
-            "download": "download", "moved": "moved"}
+            "download": "download", "moved": "moved", "churn": "churn"}
 DEFAULT = ["table", "swaps"]
 
 

@@ -4,7 +4,7 @@ import shutil, signal, subprocess, time
 from lab import DIR, docker, inside, wait
 from scene import PORT, Scene
 
-SIZE, RATE = 200_000_000, "5M"
+SIZE, RATE = 200_000_000, "2M"
 
 
 class Download:

@@ -78,6 +78,8 @@ pub struct Live {
     pub parts: Parts,
     /// Where the world is read from.
     pub source: Arc<Source>,
+    /// The newest snapshot as the source told it, before health checks had their say.
+    pub told: World,
     /// What health checks last said. Its generation is the source's, not that of `world`.
     pub health: Reports<vip::health::Plan>,
     /// What health checks count.
@@ -156,7 +158,7 @@ impl Supervisor {
             events: events.clone(),
             threads: vec![],
         };
-        let health = starting.health(source_world, verdicts)?;
+        let health = starting.health(source_world.clone(), verdicts)?;
         let (vips, vip_table) = watch::channel(Arc::default());
         let telling =
             judging::tell_of_vips(vip_table.clone(), world.clone(), events.clone(), stop.clone());
@@ -178,6 +180,7 @@ impl Supervisor {
             upstream,
             parts,
             source,
+            told: source_world,
             health,
             probes,
             events,

@@ -115,7 +115,7 @@ async fn registry(live: &Live) -> Section {
         )
     };
     let read = source::read_anew(&live.source).await;
-    let known = Arc::clone(&live.world.borrow());
+    let known = Arc::clone(&live.told.borrow());
     let differences = match &read {
         Ok(read) => source::differences(&known, read),
         Err(reason) => vec![reason.clone()],

@@ -1,10 +1,12 @@
 //! What conntrack remembers of flows: reading it, and deleting what leads nowhere.
 //!
 //! Always true here: an entry is deleted by its own tuple and number, so that a flow that began
-//! meanwhile on the same ports stays. Only IPv4 and IPv6 entries are seen.
+//! meanwhile on the same ports stays. Only IPv4 and IPv6 entries are seen. To look costs
+//! milliseconds, however few there are: the kernel walks one table for all namespaces; where the
+//! namespace has none, nothing is walked.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use crate::netlink::wire::{Attributes, Message, Writer};
 use crate::netlink::{Channel, NETFILTER};
@@ -15,13 +17,13 @@ use crate::route::read_ip;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct FlowFilter {
     /// Whom the client spoke to, before translation.
-    pub original_destination: Option<Ipv4Addr>,
+    pub original_destination: Option<IpAddr>,
     /// The port it spoke to.
     pub original_port: Option<u16>,
     /// IP protocol number: 6 TCP, 17 UDP.
     pub protocol: Option<u8>,
     /// Who answers, after translation: the task.
-    pub reply_source: Option<Ipv4Addr>,
+    pub reply_source: Option<IpAddr>,
 }
 
 /// A flow as conntrack knows it.
@@ -49,6 +51,24 @@ pub struct Flow {
     pub nat: bool,
     /// Whether there was an answer yet.
     pub replied: bool,
+    /// TCP: opened, and neither side has begun to close. Other protocols: there was an answer.
+    pub open: bool,
+}
+
+/// A flow, and what names it to the kernel.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    flow: Flow,
+    family: u8,
+    tuple: Vec<u8>,
+    id: Vec<u8>,
+    zone: Option<Vec<u8>>,
+}
+
+/// The flows of one namespace.
+#[derive(Debug)]
+pub struct Conntrack {
+    channel: Channel,
 }
 
 /// Why flows could not be read or deleted.
@@ -86,9 +106,7 @@ impl ConntrackError {
 impl FlowFilter {
     /// Whether the flow is meant.
     pub fn matches(&self, flow: &Flow) -> bool {
-        let is = |wanted: Option<Ipv4Addr>, found| {
-            wanted.is_none_or(|wanted| IpAddr::V4(wanted) == found)
-        };
+        let is = |wanted: Option<IpAddr>, found| wanted.is_none_or(|wanted| wanted == found);
         is(self.original_destination, flow.original_destination)
             && is(self.reply_source, flow.reply_source)
             && self.original_port.is_none_or(|port| port == flow.original_port)
@@ -98,7 +116,7 @@ impl FlowFilter {
 
 /// Deletes the flows that the filter means; gives how many.
 pub fn delete_flows(netns: &Netns, filter: &FlowFilter) -> Result<usize, ConntrackError> {
-    delete_matching(netns, |flow| filter.matches(flow))
+    take(netns, filter, |_| true).map(|taken| taken.len())
 }
 
 /// Deletes the doomed flows after one look at all of the namespace; gives how many.
@@ -109,22 +127,24 @@ pub fn delete_matching(
     take_matching(netns, doomed).map(|taken| taken.len())
 }
 
-/// Deletes the doomed flows after one look at all of the namespace; gives them, e.g. to have
-/// their sockets destroyed ([`crate::sock_diag`]). Looking costs milliseconds, however few there
-/// are: the kernel walks one table for all namespaces. Without any flow nothing is walked.
+/// Deletes the doomed flows after one look at all of the namespace; gives them.
 pub fn take_matching(
     netns: &Netns,
     doomed: impl Fn(&Flow) -> bool + Send,
 ) -> Result<Vec<Flow>, ConntrackError> {
-    let mut channel = open(netns)?;
-    let doomed = list(&mut channel, |entry| doomed(&entry.flow).then_some(entry))?;
-    let mut taken = Vec::with_capacity(doomed.len());
-    for entry in doomed {
-        match channel.request(KIND | IPCTNL_MSG_CT_DELETE, 0, |it| entry.write(it)) {
-            Ok(()) => taken.push(entry.flow),
-            // It ended by itself.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(source) => return Err(ConntrackError::Refused { what: "delete a flow", source }),
+    take(netns, &FlowFilter::default(), doomed)
+}
+
+fn take(
+    netns: &Netns,
+    filter: &FlowFilter,
+    doomed: impl Fn(&Flow) -> bool,
+) -> Result<Vec<Flow>, ConntrackError> {
+    let mut conntrack = Conntrack::open(netns)?;
+    let mut taken = Vec::new();
+    for entry in conntrack.entries(filter, doomed)? {
+        if conntrack.delete(&entry)? {
+            taken.push(entry.flow);
         }
     }
     Ok(taken)
@@ -132,40 +152,87 @@ pub fn take_matching(
 
 /// All flows of the namespace.
 pub fn flows(netns: &Netns) -> Result<Vec<Flow>, ConntrackError> {
-    list(&mut open(netns)?, |entry| Some(entry.flow))
+    let entries = Conntrack::open(netns)?.entries(&FlowFilter::default(), |_| true)?;
+    Ok(entries.into_iter().map(|it| it.flow).collect())
 }
 
-fn list<T>(
-    channel: &mut Channel,
-    pick: impl Fn(Entry) -> Option<T>,
-) -> Result<Vec<T>, ConntrackError> {
-    let failed = |source| ConntrackError::Refused { what: "list flows", source };
-    let mut count = None;
-    channel
-        .ask(KIND | IPCTNL_MSG_CT_GET_STATS, 0, write_header, |message| {
-            count = message.attributes(GENMSG).be32(CTA_STATS_GLOBAL_ENTRIES);
-        })
-        .map_err(failed)?;
-    if count == Some(0) {
-        return Ok(Vec::new());
+impl Conntrack {
+    /// Opens a socket inside the namespace; it works from any thread, and keeps the namespace.
+    pub fn open(netns: &Netns) -> Result<Self, ConntrackError> {
+        let opened = netns.run(|| Channel::open(NETFILTER))?;
+        let refused = |source| ConntrackError::Refused { what: "open a conntrack socket", source };
+        Ok(Self { channel: opened.map_err(refused)? })
     }
-    channel
-        .dump(KIND | IPCTNL_MSG_CT_GET, ENTRIES_MAX, write_header, |message, found| {
-            found.extend(Entry::read(message).and_then(&pick));
-        })
-        .map_err(failed)
+
+    /// The flows that the filter means, of those the ones to `pick`. The kernel itself leaves out
+    /// others where it can (Linux 5.8), which spares the copying of them, not the walk. Two million
+    /// at most: more is an error.
+    pub fn entries(
+        &mut self,
+        filter: &FlowFilter,
+        pick: impl Fn(&Flow) -> bool,
+    ) -> Result<Vec<Entry>, ConntrackError> {
+        let failed = |source| ConntrackError::Refused { what: "list flows", source };
+        if self.count().map_err(failed)? == Some(0) {
+            return Ok(Vec::new());
+        }
+        let picked = |message: &Message<'_>, found: &mut Vec<Entry>| {
+            let entry = Entry::read(message);
+            found.extend(entry.filter(|it| filter.matches(&it.flow) && pick(&it.flow)));
+        };
+        let kind = KIND | IPCTNL_MSG_CT_GET;
+        if let Some(address) = filter.original_destination {
+            let to_it = |it: &mut Writer| write_filter(it, address);
+            // An older kernel refuses or ignores it: then all are copied.
+            if let Ok(found) = self.channel.dump(kind, ENTRIES_MAX, to_it, picked) {
+                return Ok(found);
+            }
+        }
+        self.channel.dump(kind, ENTRIES_MAX, write_header, picked).map_err(failed)
+    }
+
+    /// Deletes a flow; whether it was still there.
+    pub fn delete(&mut self, entry: &Entry) -> Result<bool, ConntrackError> {
+        match self.channel.request(KIND | IPCTNL_MSG_CT_DELETE, 0, |it| entry.write(it)) {
+            Ok(()) => Ok(true),
+            // It ended by itself.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(source) => Err(ConntrackError::Refused { what: "delete a flow", source }),
+        }
+    }
+
+    /// How many flows there are, where the kernel tells.
+    fn count(&mut self) -> io::Result<Option<u32>> {
+        let mut count = None;
+        self.channel.ask(KIND | IPCTNL_MSG_CT_GET_STATS, 0, write_header, |message| {
+            count = message.attributes(GENMSG).be32(CTA_STATS_GLOBAL_ENTRIES);
+        })?;
+        Ok(count)
+    }
 }
 
-/// A flow, and what names it to the kernel.
-pub(crate) struct Entry {
-    flow: Flow,
-    family: u8,
-    tuple: Vec<u8>,
-    id: Vec<u8>,
-    zone: Option<Vec<u8>>,
+/// Asks for the flows to one address only.
+fn write_filter(it: &mut Writer, address: IpAddr) {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    it.raw(&[u8::try_from(family).unwrap_or_default(), 0, 0, 0]);
+    it.nest(CTA_FILTER, |it| {
+        it.ne32(CTA_FILTER_ORIG_FLAGS, CTA_FILTER_F_IP_DST);
+        it.ne32(CTA_FILTER_REPLY_FLAGS, 0);
+    });
+    it.nest(CTA_TUPLE_ORIG, |it| {
+        it.nest(CTA_TUPLE_IP, |it| match address {
+            IpAddr::V4(address) => it.attribute(CTA_IP_V4_DST, &address.octets()),
+            IpAddr::V6(address) => it.attribute(CTA_IP_V6_DST, &address.octets()),
+        });
+    });
 }
 
 impl Entry {
+    /// What it says.
+    pub fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
     /// Reads one entry of a dump.
     pub(crate) fn read(message: &Message<'_>) -> Option<Self> {
         let family = *message.body.first()?;
@@ -186,6 +253,10 @@ impl Entry {
             reply_port: reply.destination_port,
             nat: status & IPS_NAT_MASK != 0,
             replied: status & IPS_SEEN_REPLY != 0,
+            open: match original.protocol {
+                IPPROTO_TCP => tcp_state(&attributes) == Some(TCP_CONNTRACK_ESTABLISHED),
+                _ => status & IPS_SEEN_REPLY != 0,
+            },
         };
         Some(Self {
             flow,
@@ -230,10 +301,9 @@ impl Tuple {
     }
 }
 
-fn open(netns: &Netns) -> Result<Channel, ConntrackError> {
-    netns
-        .run(|| Channel::open(NETFILTER))?
-        .map_err(|source| ConntrackError::Refused { what: "open a conntrack socket", source })
+fn tcp_state(attributes: &Attributes<'_>) -> Option<u8> {
+    let info = attributes.nested(CTA_PROTOINFO).get(CTA_PROTOINFO_TCP)?;
+    Attributes::new(info).get(CTA_PROTOINFO_TCP_STATE)?.first().copied()
 }
 
 /// `struct nfgenmsg` of any family.
@@ -254,8 +324,18 @@ const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// The bit that stands for the destination's address.
+const CTA_FILTER_F_IP_DST: u32 = 1 << 1;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+const TCP_CONNTRACK_ESTABLISHED: u8 = 3;
+const IPPROTO_TCP: u8 = 6;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;

@@ -306,10 +306,10 @@ fn exactly_the_doomed_flows_are_deleted() {
     left.sort_unstable();
     assert_eq!(left, [10, 12]);
     let ten = FlowFilter {
-        original_destination: Some(Ipv4Addr::new(10, 1, 0, 99)),
+        original_destination: Some(Ipv4Addr::new(10, 1, 0, 99).into()),
         original_port: Some(10),
         protocol: Some(17),
-        reply_source: Some(Ipv4Addr::new(10, 1, 0, 2)),
+        reply_source: Some(Ipv4Addr::new(10, 1, 0, 2).into()),
     };
     assert_eq!(delete_flows(&a.netns, &ten).unwrap(), 1);
     assert!(!run(&a.netns, "conntrack -L").contains("dport=10 "));

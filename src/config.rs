@@ -132,6 +132,7 @@ impl Default for Config {
             vip: vip::Config {
                 pool: Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16),
                 state_dir: state_dir.clone(),
+                drain: vip::DRAIN,
             },
             state_dir,
             router: router::config::Config {

@@ -93,7 +93,7 @@ const TABLE: &[Key] = &[
     key("dns", "rebinding_allow", "[]", "suffixes that may lead to private addresses all the same"),
     key("vip", "pool", "\"240.240.0.0/16\"", "VIPs that the engine does not give come from here"),
     later("vip", "data_plane", "how traffic is spread"),
-    later("vip", "drain", "how long draining tasks keep their connections"),
+    key("vip", "drain", "\"10m\"", "how long draining tasks keep their connections"),
     key(CLUSTER, "http", "\"0.0.0.0:8080\"", "where plain HTTP is accepted"),
     key(CLUSTER, "threads", "", "threads that serve; one per core unless set"),
     key(CLUSTER, "unknown_host", "404", "status for hosts that no service has, 404 or 503"),

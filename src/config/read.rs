@@ -35,6 +35,8 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     }
     if let Some(table) = section(&root, "vip", "vip") {
         set(&mut config.vip.pool, table.get("pool", pool));
+        let drain = table.get("drain", |it| time(it, Duration::ZERO..=MAX_WAIT));
+        set(&mut config.vip.drain, drain);
     }
     if let Some(table) = root.table("router") {
         table.only(&["clusters"]);

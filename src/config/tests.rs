@@ -74,6 +74,7 @@ const EVERYTHING: &str = r#"
         "corp.example" = ["10.1.1.1"]
         [vip]
         pool = "10.99.0.0/20"
+        drain = "30s"
         [router.clusters.prod]
         http = ":80"
         threads = 3
@@ -127,7 +128,11 @@ fn everything_can_be_set() {
                 rebinding_allow: vec!["corp.example".to_owned()],
             },
         },
-        vip: vip::Config { pool: "10.99.0.0/20".parse().unwrap(), state_dir: "/var/tmp/p".into() },
+        vip: vip::Config {
+            pool: "10.99.0.0/20".parse().unwrap(),
+            state_dir: "/var/tmp/p".into(),
+            drain: seconds(30),
+        },
         router: router::config::Config {
             http: "0.0.0.0:80".parse().unwrap(),
             cluster: "prod".to_owned(),

@@ -20,12 +20,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::aftermath::{Aftermath, Scene};
 use crate::compile::{Config, compile};
-use crate::cut::{Cut, Cutter};
+use crate::drain::Drain;
 use crate::lease::Leases;
 use crate::lease_file::{LeaseFile, WriteError};
+use crate::meter::{Meter, Metrics, Place};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
-use crate::sandbox::{self, Known, SandboxError, UPKEEP, Visit};
+use crate::sandbox::{self, Known, SandboxError, Tally, UPKEEP, Visit};
 use crate::watch::{self as watching, Begun, Watch, Watches};
 
 /// How many namespaces are visited at the same time. Transactions of different namespaces do not
@@ -47,8 +49,9 @@ pub struct Vip {
     /// The tables of the last plan, to be shared by the next.
     tables: BTreeMap<SandboxId, Arc<Balances>>,
     sandboxes: BTreeMap<SandboxId, Visited>,
-    cutter: Cutter,
+    aftermath: Aftermath,
     watches: Watches,
+    meter: Meter,
 }
 
 /// A sandbox that was visited.
@@ -99,9 +102,16 @@ impl Vip {
             addresses,
             tables: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
-            cutter: Cutter::default(),
+            aftermath: Aftermath::default(),
             watches: Watches::default(),
+            meter: Meter::default(),
         }
+    }
+
+    /// Counts on `meter` what it does.
+    #[must_use]
+    pub fn counting_on(self, meter: &Meter) -> Self {
+        Self { meter: meter.clone(), ..self }
     }
 
     /// What is to be done for `plan`, what is shortest first.
@@ -110,7 +120,9 @@ impl Vip {
         if self.stored.as_ref() != Some(&plan.leases) {
             errands.push_back(Errand::Store(Arc::clone(&plan.leases)));
         }
-        for id in self.watches.doubted() {
+        let doubted = self.watches.doubted();
+        Metrics::add(&self.meter.metrics().foreign_changes, doubted.len());
+        for id in doubted {
             if let Some(visited) = self.sandboxes.get_mut(&id) {
                 visited.known.doubt();
             }
@@ -144,19 +156,45 @@ impl Vip {
         errands
     }
 
+    /// Looks for flows that lead nowhere in sandboxes whose tables stay as they are.
+    fn look_after(&mut self, plan: &Plan, expired: &[Drain]) {
+        let mut places = Vec::with_capacity(self.sandboxes.len());
+        for (id, Visited { netns, known, watch: _ }) in &self.sandboxes {
+            let Some(SandboxPlan { name, balances, .. }) = plan.sandboxes.get(id) else { continue };
+            let (cookie, netns) = (known.cookie, &**netns);
+            self.aftermath.look(Scene { id, name, netns, cookie, balances }, expired);
+            if !balances.is_empty() {
+                let (netns, balances) = (netns.to_owned(), Arc::clone(balances));
+                places.push(Place { netns, cookie, balances });
+            }
+        }
+        self.meter.metrics().found_at(places);
+    }
+
+    fn count(&self, tally: &Tally) {
+        let metrics = self.meter.metrics();
+        for took in &tally.transactions {
+            metrics.committed(*took);
+        }
+        Metrics::add(&metrics.takeovers, usize::from(tally.made));
+        Metrics::add(&metrics.adoptions, usize::from(tally.adopted));
+        Metrics::add(&metrics.tables_replaced, tally.replaced);
+    }
+
     fn account(&mut self, done: Done, plan: &Plan, outcome: &mut Outcome) {
         match done {
             Done::Visited { id, name, netns, visit, watched } => {
-                let Visit { known, changes, failures, suspect } = *visit;
+                let Visit { known, changes, failures, suspect, tally } = *visit;
                 outcome.changes += changes;
+                self.count(&tally);
                 for failure in &failures {
                     report(outcome, &name, failure);
                 }
                 let Some(known) = known else { return };
-                if let Some(plan) = plan.sandboxes.get(&id).filter(|_| !suspect.is_empty()) {
-                    let (netns, balances) = (netns.clone(), Arc::clone(&plan.balances));
-                    let cookie = known.cookie;
-                    self.cutter.add(id.clone(), Cut { name, netns, cookie, suspect, balances });
+                if let Some(SandboxPlan { balances, .. }) = plan.sandboxes.get(&id) {
+                    let (cookie, netns) = (known.cookie, &*netns);
+                    let scene = Scene { id: &id, name: &name, netns, cookie, balances };
+                    self.aftermath.changed(scene, suspect);
                 }
                 let watch = match watched {
                     Watched::Nobody => None,
@@ -187,6 +225,7 @@ impl Consumer for Vip {
             // No source has said anything yet: nobody's address is given up for that.
             plan.leases = Arc::clone(&self.leases);
         }
+        self.aftermath.compiled(snapshot, &plan, &self.tables);
         self.tables =
             plan.sandboxes.iter().map(|(id, it)| (id.clone(), Arc::clone(&it.balances))).collect();
         self.leases = Arc::clone(&plan.leases);
@@ -204,6 +243,7 @@ impl Consumer for Vip {
     async fn apply(&mut self, plan: &Arc<Plan>) -> Outcome {
         let now = Instant::now();
         let mut outcome = Outcome::default();
+        let expired = self.aftermath.pass(now, &self.meter);
         let mut errands = self.errands(plan, now);
         let mut running = JoinSet::new();
         loop {
@@ -225,7 +265,8 @@ impl Consumer for Vip {
                 None => break,
             }
         }
-        for (name, failure) in self.cutter.go_on() {
+        self.look_after(plan, &expired);
+        for (name, failure) in self.aftermath.go_on(&self.meter) {
             report(&mut outcome, &name, &failure);
         }
         outcome
@@ -236,7 +277,7 @@ impl Consumer for Vip {
     }
 
     fn upkeep(&self) -> Option<Duration> {
-        Some(UPKEEP)
+        Some(self.aftermath.next(Instant::now()).map_or(UPKEEP, |next| next.min(UPKEEP)))
     }
 }
 

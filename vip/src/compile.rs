@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use registry::id::{NetworkId, SandboxId, ServiceId};
@@ -33,7 +34,13 @@ pub struct Config {
     pub pool: Ipv4Net,
     /// Where the leases are kept.
     pub state_dir: PathBuf,
+    /// How long connections to a draining task may go on, unless its service says otherwise.
+    pub drain: Duration,
 }
+
+/// [`Config::drain`] where nothing is configured: longer than requests take, and than Swarm waits
+/// for a task by default.
+pub const DRAIN: Duration = Duration::from_secs(600);
 
 /// What `snapshot` asks for. `leases` are those of the last plan (or of the file), `now_ms` the
 /// time in milliseconds since the epoch.
@@ -49,7 +56,7 @@ pub fn compile(
     let allocation = allocate::allocate(leases, &wanted.claims, &ground, now_ms);
     tell(&allocation, config.pool, &mut notes);
     let addresses = addresses(snapshot, wanted, &allocation.leases);
-    let networks = networks(snapshot, &addresses, &allocation.leases);
+    let networks = networks(snapshot, &addresses, &allocation.leases, config.drain);
     let mut tables = Tables { networks: &networks, made: BTreeMap::new() };
     let mut sandboxes: BTreeMap<_, _> = snapshot
         .sandboxes()
@@ -244,6 +251,7 @@ fn networks(
     snapshot: &Snapshot,
     addresses: &Addresses,
     leases: &Leases,
+    drain: Duration,
 ) -> BTreeMap<NetworkId, NetworkPlan> {
     let mut plans: BTreeMap<NetworkId, NetworkPlan> = BTreeMap::new();
     for ((service, network), vip) in addresses {
@@ -254,24 +262,37 @@ fn networks(
         let IpAddr::V4(address) = *vip else { continue };
         let empty = || NetworkPlan { balances: Balances::new(), blocks: BTreeSet::new() };
         let plan = plans.entry(network.id.clone()).or_insert_with(empty);
-        plan.balances.insert(*vip, Arc::new(balance(snapshot, service, network)));
+        plan.balances.insert(*vip, Arc::new(balance(snapshot, service, network, drain)));
         plan.blocks.extend(block_of(address, network, leases));
     }
     plans
 }
 
-fn balance(snapshot: &Snapshot, service: &Service, network: &Network) -> Balance {
-    let (mut weighted, mut alive) = (Vec::new(), BTreeSet::new());
+fn balance(snapshot: &Snapshot, service: &Service, network: &Network, drain: Duration) -> Balance {
+    let mut weighted = Vec::new();
+    let (mut alive, mut resting) = (BTreeSet::new(), BTreeMap::new());
     for task in snapshot.tasks_of(&service.id).filter(|it| it.state != ServingState::Stopped) {
         for address in ipv4_of(task, &network.id).map(IpAddr::V4) {
             alive.insert(address);
             if task.serves() {
                 weighted.push((address, task.weight));
+            } else {
+                resting.insert(address, drain_time(task, service, drain));
             }
         }
     }
+    // Two tasks may have one address while the engine hands it on.
+    resting.retain(|it, _| weighted.iter().all(|(serving, _)| serving != it));
     let (service, network) = (service.name.clone(), network.name.clone());
-    Balance { service, network, slots: slots(weighted), alive, affine: false }
+    Balance { service, network, slots: slots(weighted), alive, affine: false, resting }
+}
+
+/// How long connections to a task may go on, where that is limited.
+fn drain_time(task: &Task, service: &Service, drain: Duration) -> Option<Duration> {
+    (task.state == ServingState::Draining).then(|| {
+        let (spec, _told_where_all_is_balanced) = labels::balance(service);
+        spec.drain.unwrap_or(drain)
+    })
 }
 
 /// The range to route to the network's interface, if `vip` needs a route.

@@ -1,25 +1,21 @@
-//! Cuts connections that lead nowhere: those to tasks that are gone, and those that began before
-//! the table was there and that nobody has answered.
+//! Cuts flows that lead nowhere, beside the changes.
 //!
 //! Invariants
 //! - *nobody waits for it*: looking through conntrack costs milliseconds a namespace, so it is done
 //!   beside the changes, which by then hold: new connections already go where they should;
-//! - *one at a time*: what is asked of a sandbox meanwhile is added to what waits for it;
-//! - *only what is ours to cut*: a flow that somebody answered without us (the engine's own
-//!   balancing, before portolan came) goes on.
+//! - *one at a time*: what is asked of a sandbox meanwhile is added to what waits for it, and judged
+//!   by what was known last;
+//! - *not given up*: what failed is tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kernel::conntrack::{self, Flow};
-use kernel::netns::Netns;
-use kernel::sock_diag;
 use registry::id::SandboxId;
 use tokio::task::JoinSet;
 
-use crate::plan::Balances;
+use crate::flows::{Judge, Severed};
+use crate::meter::{Meter, Metrics};
 use crate::sandbox::{self, SandboxError};
 
 /// What is to be cut in one sandbox.
@@ -30,10 +26,8 @@ pub(crate) struct Cut {
     pub(crate) netns: PathBuf,
     /// The cookie of the namespace meant.
     pub(crate) cookie: u64,
-    /// VIPs of which conntrack may remember flows that go nowhere now.
-    pub(crate) suspect: BTreeSet<IpAddr>,
-    /// Who is alive behind them.
-    pub(crate) balances: Arc<Balances>,
+    /// What leads nowhere.
+    pub(crate) judge: Judge,
 }
 
 /// Does the cutting, on one thread for blocking work as long as there is any.
@@ -50,17 +44,20 @@ struct Shared {
     working: bool,
 }
 
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
-
 impl Cutter {
     /// Adds what is to be cut. At most one entry a sandbox waits.
     pub(crate) fn add(&self, id: SandboxId, cut: Cut) {
         lock(&self.shared).add(id, cut);
     }
 
+    /// Whether it cuts now: whether that succeeds is not known yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        let shared = lock(&self.shared);
+        shared.working || !shared.failed.is_empty()
+    }
+
     /// Goes on with what waits, and with what failed since the last call, which is returned.
-    pub(crate) fn go_on(&mut self) -> Vec<(String, SandboxError)> {
+    pub(crate) fn go_on(&mut self, meter: &Meter) -> Vec<(String, SandboxError)> {
         let mut shared = lock(&self.shared);
         while let Some(ended) = self.worker.try_join_next() {
             if let Err(error) = ended {
@@ -71,12 +68,12 @@ impl Cutter {
         let mut failures = Vec::new();
         for (id, cut, error) in std::mem::take(&mut shared.failed) {
             failures.push((cut.name.clone(), error));
-            shared.add(id, cut);
+            shared.add_older(id, cut);
         }
         if !shared.working && !shared.waiting.is_empty() {
             shared.working = true;
-            let shared = Arc::clone(&self.shared);
-            self.worker.spawn_blocking(move || work(&shared));
+            let (shared, meter) = (Arc::clone(&self.shared), meter.clone());
+            self.worker.spawn_blocking(move || work(&shared, meter.metrics()));
         }
         failures
     }
@@ -84,12 +81,18 @@ impl Cutter {
 
 impl Shared {
     fn add(&mut self, id: SandboxId, mut cut: Cut) {
-        if let Some(older) = self.waiting.remove(&id)
-            && older.cookie == cut.cookie
-        {
-            cut.suspect.extend(older.suspect);
+        if let Some(older) = self.waiting.remove(&id) {
+            cut.take_on(older);
         }
         self.waiting.insert(id, cut);
+    }
+
+    /// What failed is tried again, with what was learnt since.
+    fn add_older(&mut self, id: SandboxId, older: Cut) {
+        match self.waiting.get_mut(&id) {
+            Some(newer) => newer.take_on(older),
+            None => drop(self.waiting.insert(id, older)),
+        }
     }
 
     /// The next to be cut; without one the worker ends.
@@ -100,12 +103,17 @@ impl Shared {
     }
 }
 
-fn work(shared: &Mutex<Shared>) {
+fn work(shared: &Mutex<Shared>, metrics: &Metrics) {
     loop {
         let next = lock(shared).next();
         let Some((id, cut)) = next else { return };
-        if let Err(error) = cut.carry_out() {
-            lock(shared).failed.push((id, cut, error));
+        match cut.carry_out() {
+            Ok(Severed { connections, resets, moved }) => {
+                Metrics::add(&metrics.connections_cut, connections);
+                Metrics::add(&metrics.resets, resets);
+                Metrics::add(&metrics.flows_moved, moved);
+            }
+            Err(error) => lock(shared).failed.push((id, cut, error)),
         }
     }
 }
@@ -116,36 +124,27 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 impl Cut {
-    fn carry_out(&self) -> Result<(), SandboxError> {
-        let Some(netns) = sandbox::open(&self.netns, Some(self.cookie))? else { return Ok(()) };
-        let cut = conntrack::take_matching(&netns, |flow| self.dooms(flow))?;
-        let destroyed = destroy_clients(&netns, &cut)?;
-        if !cut.is_empty() {
-            let (sandbox, flows) = (&self.name, cut.len());
-            tracing::info!(sandbox, flows, sockets = destroyed, "cut connections to gone tasks");
+    /// Adds what an older one of the same namespace asked for, to be judged as this one judges.
+    fn take_on(&mut self, older: Self) {
+        if older.cookie != self.cookie {
+            return;
         }
-        Ok(())
+        self.judge.suspect.extend(older.judge.suspect);
+        if self.judge.living.is_none() {
+            self.judge.living = older.judge.living;
+        }
     }
 
-    fn dooms(&self, flow: &Flow) -> bool {
-        let vip = flow.original_destination;
-        let balance = self.balances.get(&vip).filter(|_| self.suspect.contains(&vip));
-        balance.is_some_and(|it| {
-            let alive = it.alive.contains(&flow.reply_source);
-            !alive && (flow.nat || !flow.replied)
-        })
+    fn carry_out(&self) -> Result<Severed, SandboxError> {
+        let Some(netns) = sandbox::open(&self.netns, Some(self.cookie))? else {
+            return Ok(Severed::default());
+        };
+        let severed = self.judge.carry_out(&netns)?;
+        if severed != Severed::default() {
+            let Severed { connections, resets, moved } = severed;
+            let sandbox = &self.name;
+            tracing::info!(sandbox, connections, resets, moved, "cut what went to gone tasks");
+        }
+        Ok(severed)
     }
-}
-
-/// Without its flow a client that only reads would wait for ever: its socket goes too. One that
-/// still tries to connect may go on trying: now it will be led to a task.
-fn destroy_clients(netns: &Netns, flows: &[Flow]) -> Result<usize, SandboxError> {
-    let connected = flows.iter().filter(|it| it.protocol == TCP && it.nat && it.replied);
-    let ends: Vec<_> = connected
-        .map(|it| {
-            let client = SocketAddr::new(it.original_source, it.original_source_port);
-            (client, SocketAddr::new(it.original_destination, it.original_port))
-        })
-        .collect();
-    Ok(sock_diag::destroy_tcp(netns, &ends)?)
 }

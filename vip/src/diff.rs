@@ -44,6 +44,13 @@ pub enum Change<'a> {
         /// From now on.
         affine: bool,
     },
+    /// Tasks live and serve no more: datagrams to them through the VIP go elsewhere.
+    Rest {
+        /// The address.
+        vip: IpAddr,
+        /// The addresses of these tasks.
+        tasks: BTreeSet<IpAddr>,
+    },
     /// Tasks are gone for good: what still is connected to them through the VIP is cut.
     Cut {
         /// The address.
@@ -109,13 +116,16 @@ fn diff_balance<'a>(
     new: &'a Balance,
 ) -> impl Iterator<Item = Change<'a>> {
     // Names are for people; the kernel does not hold them.
-    let Balance { service: _, network: _, slots, alive, affine } = new;
+    let Balance { service: _, network: _, slots, alive, affine, resting } = new;
     let set = Change::SetSlots { vip, old: &old.slots, new: slots };
+    let tired = resting.keys().filter(|it| old.has_serving(**it));
+    let tasks: BTreeSet<_> = tired.copied().collect();
+    let rest = (!tasks.is_empty()).then_some(Change::Rest { vip, tasks });
     let gone: BTreeSet<_> = old.alive.difference(alive).copied().collect();
     let cut = (!gone.is_empty()).then_some(Change::Cut { vip, gone });
     let keep = Change::SetAffinity { vip, affine: *affine };
     let affinity = (old.affine != *affine).then_some(keep);
-    (old.slots != *slots).then_some(set).into_iter().chain(affinity).chain(cut)
+    (old.slots != *slots).then_some(set).into_iter().chain(affinity).chain(rest).chain(cut)
 }
 
 impl Change<'_> {
@@ -131,7 +141,7 @@ impl Change<'_> {
             | Self::RemoveVip { vip, .. }
             | Self::SetSlots { vip, .. }
             | Self::SetAffinity { vip, .. } => Some(*vip),
-            Self::Cut { .. } | Self::AddRoute(_) | Self::RemoveRoute(_) => None,
+            Self::Rest { .. } | Self::Cut { .. } | Self::AddRoute(_) | Self::RemoveRoute(_) => None,
         }
     }
 }
@@ -144,6 +154,10 @@ impl fmt::Display for Change<'_> {
             Self::SetSlots { vip, old: _, new } => write!(f, "set {vip} -> {}", Slots(new)),
             Self::SetAffinity { vip, affine: true } => write!(f, "keep clients of {vip}"),
             Self::SetAffinity { vip, affine: false } => write!(f, "keep no clients of {vip}"),
+            Self::Rest { vip, tasks } => {
+                write!(f, "rest {vip}")?;
+                tasks.iter().try_for_each(|it| write!(f, " {it}"))
+            }
             Self::Cut { vip, gone } => {
                 write!(f, "cut {vip}")?;
                 gone.iter().try_for_each(|it| write!(f, " {it}"))

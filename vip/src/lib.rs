@@ -11,18 +11,22 @@
 //! - *a dead portolan leaves VIPs standing*, for ten minutes: after that addresses may be somebody
 //!   else's, and the tables switch themselves off.
 
+mod aftermath;
 pub mod allocate;
 pub mod apply;
 pub mod compile;
 mod cut;
 pub mod diff;
+mod drain;
 pub mod explain;
 mod family;
+pub mod flows;
 pub mod health;
 pub mod inspect;
 mod layout;
 pub mod lease;
 mod lease_file;
+pub mod meter;
 pub mod plan;
 mod readback;
 pub mod relay;
@@ -33,9 +37,10 @@ mod slots;
 mod watch;
 
 pub use apply::Vip;
-pub use compile::{Config, compile};
+pub use compile::{Config, DRAIN, compile};
 pub use explain::explain;
 pub use health::Health;
 pub use inspect::inspect;
+pub use meter::Meter;
 pub use plan::{Addresses, Plan};
 pub use sandbox::cleanup;

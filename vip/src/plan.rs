@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use registry::id::{NetworkId, SandboxId, ServiceId};
@@ -62,6 +63,21 @@ pub struct Balance {
     pub alive: BTreeSet<IpAddr>,
     /// Whether a client keeps its task as long as that has a slot.
     pub affine: bool,
+    /// Of those alive, the ones that do not serve, and how long connections to one that drains may
+    /// go on. What is no connection moves away from them at once.
+    pub resting: BTreeMap<IpAddr, Option<Duration>>,
+}
+
+impl Balance {
+    /// Whether a task that serves has this address.
+    pub(crate) fn has_serving(&self, task: IpAddr) -> bool {
+        self.alive.contains(&task) && !self.resting.contains_key(&task)
+    }
+
+    /// How long connections to this address may go on, if its task drains.
+    pub(crate) fn drain_of(&self, task: IpAddr) -> Option<Duration> {
+        self.resting.get(&task).copied().flatten()
+    }
 }
 
 /// A route to VIPs that no subnet of the sandbox covers. Without it the packet would get the

@@ -212,7 +212,10 @@ impl Shape {
                 Change::SetAffinity { vip: _, affine: false } => {
                     shape.kept = shape.kept.saturating_sub(1);
                 }
-                Change::Cut { .. } | Change::AddRoute(_) | Change::RemoveRoute(_) => {}
+                Change::Rest { .. }
+                | Change::Cut { .. }
+                | Change::AddRoute(_)
+                | Change::RemoveRoute(_) => {}
             }
         }
         shape

@@ -70,6 +70,21 @@ pub(crate) struct Visit {
     pub(crate) failures: Vec<SandboxError>,
     /// VIPs of which conntrack may remember flows that go nowhere now.
     pub(crate) suspect: BTreeSet<IpAddr>,
+    /// What became of the tables, for those who count.
+    pub(crate) tally: Tally,
+}
+
+/// What is counted of a visit.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// How long each transaction took.
+    pub(crate) transactions: Vec<Duration>,
+    /// There was no table of ours, and now there is.
+    pub(crate) made: bool,
+    /// A table of a portolan before this one was taken on.
+    pub(crate) adopted: bool,
+    /// Tables that were not as we make them.
+    pub(crate) replaced: usize,
 }
 
 /// Why a namespace does not hold all of its plan.
@@ -301,6 +316,7 @@ impl Visitor {
         want: &Arc<Balances>,
         believed: Option<Held>,
     ) -> Result<Held, NftError> {
+        let is_first = believed.is_none();
         if let Some(held) = believed
             && (!self.due || readback::there(socket)?.iter().eq(held.tables.keys()))
         {
@@ -318,6 +334,10 @@ impl Visitor {
             tracing::warn!(%netns, what, "replacing a VIP table that is not as portolan makes it");
         }
         self.visit.changes += found.strange.len() + usize::from(!found.alive);
+        self.visit.tally.replaced = found.strange.len();
+        let empty = found.held.tables.is_empty();
+        self.visit.tally.made = empty && found.strange.is_empty() && !want.is_empty();
+        self.visit.tally.adopted = !empty && is_first;
         self.write(socket, &found.held, &found.strange.into_keys().collect(), want)
     }
 
@@ -336,7 +356,9 @@ impl Visitor {
             ruleset::sweep(&mut batch, &mut after);
             ruleset::revive(&mut batch, &after);
         }
+        let begun = Instant::now();
         socket.commit(&batch)?;
+        self.visit.tally.transactions.push(begun.elapsed());
         for change in &changes {
             tracing::debug!(netns = %self.netns.path().display(), "{change}");
         }
@@ -349,10 +371,13 @@ impl Visitor {
 /// The VIP whose flows may go elsewhere since this change.
 fn suspicious(change: &Change<'_>) -> Option<IpAddr> {
     match change {
-        Change::AddVip { vip, .. } | Change::Cut { vip, .. } => Some(*vip),
+        Change::AddVip { vip, .. }
+        | Change::RemoveVip { vip, .. }
+        | Change::SetSlots { vip, old: [], .. }
+        | Change::Rest { vip, .. }
+        | Change::Cut { vip, .. } => Some(*vip),
         Change::SetSlots { .. }
         | Change::SetAffinity { .. }
-        | Change::RemoveVip { .. }
         | Change::AddRoute(_)
         | Change::RemoveRoute(_) => None,
     }

@@ -76,8 +76,11 @@ struct Case<'a> {
 
 impl<'a> Case<'a> {
     fn new(name: &'a str) -> Self {
-        let config =
-            Config { pool: "240.240.0.0/16".parse().unwrap(), state_dir: "/nowhere".into() };
+        let config = Config {
+            pool: "240.240.0.0/16".parse().unwrap(),
+            state_dir: "/nowhere".into(),
+            drain: vip::DRAIN,
+        };
         let (leases, last) = (Arc::default(), Plan::default());
         Self { name, generation: 0, now: 0, config, leases, last }
     }

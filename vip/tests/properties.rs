@@ -19,7 +19,7 @@ use vip::plan::{Balance, Balances, SandboxPlan, VipRoute};
 use vip::{Config, Plan, compile};
 
 fn config() -> Config {
-    Config { pool: "10.0.0.0/22".parse().unwrap(), state_dir: "/nowhere".into() }
+    Config { pool: "10.0.0.0/22".parse().unwrap(), state_dir: "/nowhere".into(), drain: vip::DRAIN }
 }
 
 /// Few addresses, so that everything clashes; inside the pool and outside of it.
@@ -288,6 +288,7 @@ fn held_after(old: &SandboxPlan, changes: &[Change<'_>]) -> Held {
             Change::SetAffinity { vip, affine } => slots
                 .get_mut(vip)
                 .is_some_and(|(_, held)| std::mem::replace(held, *affine) != *affine),
+            Change::Rest { vip, tasks } => slots.contains_key(vip) && !tasks.is_empty(),
             Change::Cut { vip, gone } => slots.contains_key(vip) && !gone.is_empty(),
             Change::AddRoute(route) => routes.insert(*route),
             Change::RemoveRoute(route) => routes.remove(route),

@@ -60,7 +60,11 @@ networks = ["front"]
 /// What is told of `target` where a probe ends with `outcome`.
 fn told(target: &str, outcome: Outcome) -> String {
     let snapshot = Snapshot::build(world::parse(WORLD, "test").unwrap(), 1);
-    let config = Config { pool: "240.240.0.0/16".parse().unwrap(), state_dir: "/nowhere".into() };
+    let config = Config {
+        pool: "240.240.0.0/16".parse().unwrap(),
+        state_dir: "/nowhere".into(),
+        drain: crate::DRAIN,
+    };
     let (plan, _notes) = compile(&snapshot, &Leases::default(), 0, &config);
     let sandbox = &snapshot.sandbox_named("box").unwrap().id;
     let target = Target::parse(target).unwrap();

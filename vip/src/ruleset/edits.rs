@@ -41,7 +41,10 @@ impl Edits {
             Change::SetAffinity { vip, affine: true } => self.join(KEPT, *vip),
             Change::SetAffinity { vip, affine: false } => self.leave(KEPT, *vip),
             // Not the table's: conntrack's and the routes'.
-            Change::Cut { .. } | Change::AddRoute(_) | Change::RemoveRoute(_) => {}
+            Change::Rest { .. }
+            | Change::Cut { .. }
+            | Change::AddRoute(_)
+            | Change::RemoveRoute(_) => {}
         }
     }
 

@@ -129,37 +129,6 @@ fn refusal_of_udp(client: &Host) -> [ErrorKind; 2] {
 }
 
 #[tokio::test]
-async fn an_open_connection_stays_with_its_task_while_that_drains() {
-    let mut world = World::new();
-    let tasks = world.tasks("web", 2, 11);
-    let client = world.host("client", 100);
-    let mut manager = world.manager();
-    let path = world.path("client");
-    let text = |state: &str| {
-        let text = Text::new().service("web", Some("10.20.1.2"));
-        let text = text.task("web", 1, 11, state).task("web", 2, 12, "serving");
-        text.sandbox(&client, &path).0
-    };
-    manager.make(&text("serving")).await;
-    let sockets = one_of_each(2, || {
-        let socket = client.datagrams();
-        (ask(&socket, WEB).unwrap().0, socket)
-    });
-    let sockets: Vec<_> = sockets.into_values().collect();
-    let before = ["web.1", "web.2"];
-
-    manager.make(&text("draining")).await;
-    let during: Vec<_> = sockets.iter().map(|it| ask(it, WEB).unwrap().0).collect();
-    assert_eq!(during, before, "flows stay");
-    assert_eq!(shares(&client.calls(WEB, 6)), [("web.2", 6)].into(), "new ones go elsewhere");
-
-    manager.make(&text("stopped")).await;
-    let who = || sockets.iter().map(|it| ask(it, WEB).unwrap().0).collect::<Vec<_>>();
-    wait_until(who, |after| shares(after) == [("web.2", 2)].into()).await;
-    drop(tasks);
-}
-
-#[tokio::test]
 async fn a_client_that_waits_for_a_task_that_is_gone_is_told() {
     let mut world = World::new();
     let _tasks = world.tasks("web", 2, 11);
@@ -181,6 +150,7 @@ async fn a_client_that_waits_for_a_task_that_is_gone_is_told() {
 
     manager.make(&text("draining")).await;
     assert_eq!(echo(&mut first).unwrap(), "web.1", "connections stay while their task drains");
+    assert_eq!(shares(&client.calls(WEB, 6)), [("web.2", 6)].into(), "new ones go elsewhere");
 
     let reader = std::thread::spawn(move || first.read(&mut [0]));
     manager.make(&text("stopped")).await;
@@ -230,19 +200,7 @@ async fn what_was_tried_before_the_table_existed_works_once_it_does() {
     let mut world = World::new();
     let _tasks = world.tasks("web", 1, 11);
     let client = world.host("client", 100);
-    // Conntrack is on in a namespace once anything asks for it: as the engine's own NAT does.
-    let mut nat = kernel::nft::Batch::new();
-    let table = kernel::nft::Table { family: kernel::nft::Family::Ip, name: "engine" };
-    nat.add_table(table, false);
-    let hook = kernel::nft::Hook {
-        kind: kernel::nft::ChainKind::Nat,
-        point: kernel::nft::HookPoint::Output,
-        priority: -100,
-    };
-    nat.add_chain(table, "output", Some(hook));
-    let look = kernel::nft::Expr::Ct { key: kernel::nft::CtKey::State, to: 0 };
-    nat.add_rule(table, "output", &[look], b"");
-    kernel::nft::Socket::open(&client.netns).unwrap().commit(&nat).unwrap();
+    client.track();
     let socket = client.datagrams();
     // A neighbour that does not answer would hold the packet back: somebody has to be there.
     let _vip_owner = world.host("elsewhere", 2);

@@ -8,6 +8,7 @@
 
 mod balancing;
 mod changes;
+mod flows;
 mod foreign;
 mod relay;
 mod support;

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use kernel::netns::Netns;
-use kernel::nft::{Batch, Socket};
+use kernel::nft::{Batch, ChainKind, CtKey, Expr, Family, Hook, HookPoint, Socket, Table};
 use kernel::{link, socket};
 use registry::{Consumer, Outcome, Snapshot};
 use tokio::sync::watch;
@@ -88,8 +88,11 @@ impl World {
     /// A VIP manager with its state in this world.
     pub(crate) fn manager(&self) -> Manager {
         let (sender, addresses) = watch::channel(Arc::default());
-        let config =
-            Config { pool: "240.240.0.0/16".parse().unwrap(), state_dir: self.dir.join("state") };
+        let config = Config {
+            pool: "240.240.0.0/16".parse().unwrap(),
+            state_dir: self.dir.join("state"),
+            drain: vip::DRAIN,
+        };
         Manager { vip: Vip::new(config, sender), addresses, generation: 0 }
     }
 }
@@ -160,6 +163,26 @@ impl Host {
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
+    }
+
+    /// Has conntrack and translation on, as they are in a container: there the engine's own rules
+    /// ask for them, whoever else does.
+    pub(crate) fn track(&self) {
+        let table = Table { family: Family::Ip, name: "engine" };
+        let hook = Hook { kind: ChainKind::Nat, point: HookPoint::Output, priority: -100 };
+        self.nft(|batch| {
+            batch.add_table(table, false);
+            batch.add_chain(table, "output", Some(hook));
+            batch.add_rule(table, "output", &[Expr::Ct { key: CtKey::State, to: 0 }], b"");
+        });
+    }
+
+    /// Answers nobody from now on, as a host whose engine hangs.
+    pub(crate) fn fall_silent(&self) {
+        let routes = kernel::route::routes(&self.netns).unwrap();
+        for route in routes.iter().filter(|it| it.device == "eth0") {
+            kernel::route::delete_route(&self.netns, route).unwrap();
+        }
     }
 
     /// Does to this host's tables what somebody else might.

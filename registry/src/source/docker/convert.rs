@@ -127,7 +127,8 @@ fn local_task(
     service: Option<ServiceId>,
     groups: &compose::Groups<'_>,
 ) -> Task {
-    let (state, reason) = local_state(view, container, service.is_some());
+    let checked = groups.of(container).is_some_and(compose::Group::has_vip);
+    let (state, reason) = local_state(view, container, service.is_some(), checked);
     let placed = container.attachments.iter().filter(|it| !it.addresses.is_empty());
     let networks = placed.filter_map(|it| {
         let network = view.networks.get(&it.network_id())?;
@@ -149,8 +150,14 @@ fn local_task(
     }
 }
 
-/// A container's state as its own engine sees it.
-fn local_state(view: &View, container: &Container, serves: bool) -> (ServingState, String) {
+/// A container's state as its own engine sees it. `checked`: whether its health check decides, as
+/// it does in a Swarm.
+fn local_state(
+    view: &View,
+    container: &Container,
+    serves: bool,
+    checked: bool,
+) -> (ServingState, String) {
     let of_swarm = container.swarm_task().is_some();
     let given_up = |it: &Attached| view.draining.contains(&it.endpoint);
     let (state, reason) = if serves && view.farewell.contains(&container.id) {
@@ -166,8 +173,17 @@ fn local_state(view: &View, container: &Container, serves: bool) -> (ServingStat
             Health::Starting => (ServingState::Starting, "waiting for its first health check"),
             Health::Unhealthy => (ServingState::Draining, "unhealthy: Swarm replaces it"),
         }
+    } else if container.running && checked {
+        // Nobody replaces it, and it may come back: connections that it has are not drained.
+        match container.health {
+            Health::None => (ServingState::Serving, "running"),
+            Health::Healthy => (ServingState::Serving, "running and healthy"),
+            Health::Starting => (ServingState::Starting, "waiting for its first health check"),
+            Health::Unhealthy => (ServingState::Starting, "unhealthy"),
+        }
     } else if container.running {
-        // Health is ignored for containers that are not Swarm's, as the engine does.
+        // The engine answers names by the addresses of plain containers whatever their health is,
+        // and people rely on that; a VIP is ours, and no connection is better than one that hangs.
         (ServingState::Serving, "running")
     } else {
         (ServingState::Serving, "connected, about to start")

@@ -49,6 +49,11 @@ impl<'a> Groups<'a> {
 }
 
 impl Group<'_> {
+    /// Whether the service is answered by an address of ours.
+    pub(super) fn has_vip(&self) -> bool {
+        self.mode == Mode::Vip
+    }
+
     /// Whether the whole service is called that on a network.
     pub(super) fn is_called(&self, name: &str, network: &NetworkId) -> bool {
         self.name.eq_ignore_ascii_case(name)

@@ -230,10 +230,27 @@ fn a_task_waits_for_its_first_health_check_and_drains_when_it_fails() {
 }
 
 #[test]
-fn health_is_ignored_for_containers_that_are_not_swarms() {
+fn health_is_ignored_for_containers_that_are_neither_swarms_nor_behind_a_vip() {
     let mut view = recorded("28.5-worker");
     container(&mut view, "proj-web-1").health = Health::Unhealthy;
     assert_eq!(state(&view, "proj-web-1").unwrap(), "serving (running)");
+}
+
+#[test]
+fn health_decides_for_containers_of_a_service_that_has_a_vip() {
+    let mut view = recorded("28.5-worker");
+    for container in view.containers.values_mut().filter(|it| it.name.starts_with("proj-web-")) {
+        container.labels.insert("portolan.mode".to_owned(), "vip".to_owned());
+    }
+    for (health, expected) in [
+        (Health::None, "serving (running)"),
+        (Health::Starting, "starting (waiting for its first health check)"),
+        (Health::Healthy, "serving (running and healthy)"),
+        (Health::Unhealthy, "starting (unhealthy)"),
+    ] {
+        container(&mut view, "proj-web-1").health = health;
+        assert_eq!(state(&view, "proj-web-1").unwrap(), expected);
+    }
 }
 
 #[test]

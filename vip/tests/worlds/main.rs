@@ -10,5 +10,6 @@ mod balancing;
 mod changes;
 mod flows;
 mod foreign;
+mod health;
 mod relay;
 mod support;

@@ -10,6 +10,7 @@ On the Swarm of tests/lab (LAB_ENGINE=trixie|sid for newer engines):
 even     400 connections from each node to a service of four tasks, alone and in turns with another; UDP, ICMP, no task
 rolling  a service updated (stop-first, start-first) and scaled at 200 connections a second: none may fail. LATE=1: tasks
          listen on after SIGTERM for a second, when nobody new may come
+outside  the same from outside through the routing mesh
 killed   the worker's engine killed: how long its tasks are still called
 download 200 MB through a VIP while its service scales and portolan is killed, restarted, upgraded; nft flush ruleset
 moved    a UDP client with a fixed port: its task is killed, who answers when
@@ -25,7 +26,7 @@ sys.path += [str(HERE.parent / "dns"), str(HERE.parent / "engine")]
 import field, parts
 
 # Each is a function of its own name, or of the name behind the colon, in the file before it.
-SECTIONS = {"table": "table", "swaps": "swaps", "even": "even", "rolling": "rolling", "killed": "rolling:engine_killed",
+SECTIONS = {"table": "table", "swaps": "swaps", "even": "even", "rolling": "rolling", "outside": "rolling:through_mesh", "killed": "rolling:engine_killed",
             "download": "download", "moved": "moved", "churn": "churn"}
 DEFAULT = ["table", "swaps"]
 

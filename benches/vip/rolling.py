@@ -1,18 +1,20 @@
 """A service that is updated, scaled and bereft of a node, at 200 new connections a second through its VIP: none may fail."""
 import os, signal, time
 
-from lab import NODES, docker, sh
+from lab import NODES, docker, sh, wait
 from life import Engine
 from scene import Caller, Lives, Scene, report
 
 RATE = 100
 NAME = "shown"
+PUBLISHED = 8000
+ADDRESSES = {"node1": "10.214.0.1", "node2": "10.214.0.2"}
 
 
-def phase(scene, vip, lives, what, act):
-    """Calls from both nodes while `act` goes on, and three seconds after; gives how many failed."""
+def phase(begin, lives, what, act):
+    """Calls of whom `begin` starts while `act` goes on, and three seconds after; gives how many failed."""
     begun = time.time()
-    callers = {node: Caller(scene, scene.askers[node], vip, NAME, RATE) for node in NODES}
+    callers = begin()
     time.sleep(1)
     said = act()
     time.sleep(3)
@@ -46,12 +48,27 @@ def rolling(run):
     """LATE=1: tasks listen on for a second after SIGTERM, and say so: nobody may come by then."""
     scene = Scene(run)
     vip = scene.service(NAME, 4, "--replicas-max-per-node 8", late=int(os.environ.get("LATE", "0")))
+    return course(scene, lambda: {node: Caller(scene, scene.askers[node], vip, NAME, RATE) for node in NODES})
+
+
+def course(scene, begin):
     lives = {node: Lives(node) for node in NODES}
     time.sleep(2)
-    bad = sum(phase(scene, vip, lives, what, act) for what, act in changes(scene))
+    bad = sum(phase(begin, lives, what, act) for what, act in changes(scene))
     for it in lives.values():
         it.end()
     return not bad
+
+
+def through_mesh(run):
+    """The same from outside, by a published port of each node."""
+    scene = Scene(run)
+    scene.service(NAME, 4, "--replicas-max-per-node 8", f"--publish {PUBLISHED}:8080", late=int(os.environ.get("LATE", "0")))
+    client = "/run/netns/plab-client"
+    wait(lambda: all("200 OK" in sh("nsenter", f"--net={client}", "curl", "-s", "-i", "-m", "2", f"http://{it}:{PUBLISHED}/", check=False)
+                     for it in ADDRESSES.values()), "the mesh of both nodes")
+    return course(scene, lambda: {f"outside, through {node}": Caller(scene, client, address, NAME, RATE, port=PUBLISHED)
+                                  for node, address in ADDRESSES.items()})
 
 
 def engine_killed(run):

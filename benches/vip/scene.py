@@ -93,14 +93,14 @@ class Ended:
 
 
 class Caller(threading.Thread):
-    """`call steady` in a container's namespace. Keeps failures with the task that conntrack names for each."""
+    """`call steady` in a container's namespace, or in one with a path. Keeps failures with the task that conntrack names for each."""
 
-    def __init__(self, scene, process, addresses, names, rate, seconds=0):
+    def __init__(self, scene, place, addresses, names, rate, seconds=0, port=PORT):
         super().__init__(daemon=True)
-        self.scene, self.process_, self.seconds = scene, process, seconds
+        self.place, self.seconds = place if isinstance(place, str) else f"/proc/{place}/ns/net", seconds
         self.failures, self.slow, self.late, self.answers, self.values = [], [], [], {}, {}
         self.child = subprocess.Popen(
-            ["nsenter", f"--net=/proc/{process}/ns/net", os.path.join(scene.run.folder, "call"), "steady", addresses, str(PORT),
+            ["nsenter", f"--net={self.place}", os.path.join(scene.run.folder, "call"), "steady", addresses, str(port),
              str(rate), str(seconds), names], stdout=subprocess.PIPE, text=True)
         self.start()
 
@@ -121,7 +121,7 @@ class Caller(threading.Thread):
 
     def task(self, port):
         """The address that a connection from that port was sent to; None once conntrack forgot it."""
-        said = inside(self.process_, "conntrack", "-L", "-p", "tcp", "--sport", port, check=False)
+        said = sh("nsenter", f"--net={self.place}", "conntrack", "-L", "-p", "tcp", "--sport", port, check=False)
         found = re.search(r"src=\S+ dst=\S+ sport=\d+ dport=\d+ (?:\[UNREPLIED\] )?src=(\S+)", said)
         return found[1] if found else None
 

@@ -57,6 +57,14 @@ pub fn set_up(netns: &Netns, name: &str) -> Result<(), RouteError> {
     change(&mut open(netns)?, name, [a, b, c, d, a, b, c, d], |_| {}).map_err(refused(&what))
 }
 
+/// Gives an interface a hardware address, before it is set up.
+pub fn set_mac(netns: &Netns, name: &str, mac: [u8; 6]) -> Result<(), RouteError> {
+    let what = format!("give interface {name} a hardware address");
+    let mut channel = open(netns)?;
+    let set = change(&mut channel, name, [0; 8], |it| it.attribute(IFLA_ADDRESS, &mac));
+    set.map_err(refused(&what))
+}
+
 /// Gives an interface an address; that it has it is fine. IPv6 ones are usable at once (no
 /// duplicate address detection).
 pub fn add_address(netns: &Netns, name: &str, address: IpNet) -> Result<(), RouteError> {
@@ -178,6 +186,7 @@ fn scope(address: IpAddr) -> u8 {
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;

@@ -25,8 +25,12 @@ pub enum ProvokeError {
 
 /// Sends a SYN for each connection, named by the end that it seems to come from and the end that
 /// gets it. Gives how many were sent; one that cannot be routed is skipped.
+///
+/// The packets carry `mark`, and nobody may track them: conntrack would take them for a connection
+/// of their own whose port is in use, and send them from another.
 pub fn provoke(
     netns: &Netns,
+    mark: u32,
     connections: &[(SocketAddrV4, SocketAddrV4)],
 ) -> Result<usize, ProvokeError> {
     if connections.is_empty() {
@@ -34,6 +38,7 @@ pub fn provoke(
     }
     let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW)));
     let socket = netns.run(open)?.map_err(ProvokeError::Refused)?;
+    socket.set_mark(mark).map_err(ProvokeError::Refused)?;
     let send = |it: &&(SocketAddrV4, SocketAddrV4)| {
         let to = SocketAddrV4::new(*it.1.ip(), 0);
         socket.send_to(&syn(it.0, it.1), &to.into()).is_ok()
@@ -116,7 +121,7 @@ mod tests {
                 (client, from, to)
             })
             .unwrap();
-        assert_eq!(provoke(&netns, &[(from, to)]).unwrap(), 1);
+        assert_eq!(provoke(&netns, 1, &[(from, to)]).unwrap(), 1);
         let mut said = String::new();
         client.read_to_string(&mut said).unwrap();
         assert_eq!(said, "still here");

@@ -323,7 +323,7 @@ fn report(outcome: &mut Outcome, sandbox: &str, failure: &SandboxError) {
 }
 
 /// An error with its causes, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

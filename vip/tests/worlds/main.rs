@@ -12,4 +12,6 @@ mod flows;
 mod foreign;
 mod health;
 mod relay;
+mod mesh;
+mod mesh_support;
 mod support;

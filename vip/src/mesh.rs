@@ -1,0 +1,221 @@
+//! The routing mesh: published ports of every node lead to the tasks of their service, wherever
+//! these run, and tasks see the client's own address.
+//!
+//! Read in this order: [`plan`], [`mod@compile`], `balance`, `gate`, `way`, `doors`.
+//!
+//! Invariants
+//! - *compile never fails*: what cannot be done is a note on its service;
+//! - *own tables only*: beside them there are policy routes and sysctls of ours, remembered, and
+//!   one rule in the engine's chain for users;
+//! - *established connections stay*: only connections to tasks that are gone are cut;
+//! - *stopping changes nothing*: tables stay and work for ten minutes.
+
+mod balance;
+pub mod compile;
+mod cut;
+mod doors;
+mod error;
+mod firewall;
+mod gate;
+mod ground;
+mod laid;
+mod path;
+pub mod plan;
+mod sysctls;
+mod table;
+mod way;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kernel::netns::Netns;
+use registry::id::SandboxId;
+use registry::{Consumer, Notes, Outcome, Snapshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+pub use self::compile::{ClientIp, Config, Enabled, compile};
+pub use self::error::MeshError;
+pub use self::firewall::FirewallError;
+pub use self::plan::{Plan, Port, Published};
+pub use self::sysctls::SysctlsError;
+
+use self::doors::{Doors, Report};
+use self::path::Visit;
+use self::plan::Way;
+use self::sysctls::Sysctls;
+use crate::apply::chain;
+
+/// How many tasks' namespaces are visited at the same time.
+const AT_ONCE: usize = 4;
+
+/// The routing mesh of this node.
+#[derive(Debug)]
+pub struct Mesh {
+    config: Config,
+    sysctls: Arc<Sysctls>,
+    doors: Doors,
+    paths: BTreeMap<SandboxId, path::Path>,
+    /// What was made true last.
+    last: Arc<Plan>,
+}
+
+impl Mesh {
+    /// Reads what a portolan before this one changed of sysctls.
+    pub fn new(config: Config) -> Self {
+        let sysctls = Arc::new(Sysctls::load(&config.state_dir));
+        let (doors, paths, last) = Default::default();
+        Self { config, sysctls, doors, paths, last }
+    }
+
+    /// Visits the local tasks' namespaces.
+    async fn visit_paths(&mut self, plan: &Plan, now: Instant, outcome: &mut Outcome) {
+        let mut errands = self.errands(plan, now);
+        let mut running: JoinSet<(SandboxId, String, Visit)> = JoinSet::new();
+        loop {
+            while running.len() < AT_ONCE
+                && let Some(errand) = errands.pop_front()
+            {
+                let sysctls = Arc::clone(&self.sysctls);
+                running.spawn_blocking(move || errand.run(&sysctls, now));
+            }
+            match running.join_next().await {
+                Some(Ok((id, name, visit))) => {
+                    outcome.changes += visit.changes;
+                    if let Some(failure) = visit.failure {
+                        report(outcome, format!("sandbox {name}"), &failure);
+                    }
+                    if let Some(path) = visit.path {
+                        self.paths.insert(id, path);
+                    }
+                }
+                Some(Err(error)) => broken(outcome, &error),
+                None => return,
+            }
+        }
+    }
+
+    fn errands(&mut self, plan: &Plan, now: Instant) -> VecDeque<Errand> {
+        let mut errands = VecDeque::new();
+        for (id, way) in &plan.ways {
+            let known = self.paths.remove(id);
+            match known {
+                Some(path) if path.is_content(way, now) => {
+                    self.paths.insert(id.clone(), path);
+                }
+                Some(path) if *path.netns() != way.netns => {
+                    errands.push_back(Errand::Visit(id.clone(), way.clone(), None));
+                }
+                known => errands.push_back(Errand::Visit(id.clone(), way.clone(), known)),
+            }
+        }
+        let gone = |it: &&SandboxId| !plan.ways.contains_key(*it);
+        let gone: Vec<_> = self.paths.keys().filter(gone).cloned().collect();
+        for id in gone {
+            if let Some(path) = self.paths.remove(&id) {
+                errands.push_back(Errand::Leave(id, path));
+            }
+        }
+        errands
+    }
+
+    async fn settle_doors(&mut self, plan: &Arc<Plan>, now: Instant, outcome: &mut Outcome) {
+        let mut doors = std::mem::take(&mut self.doors);
+        let (plan, last) = (Arc::clone(plan), Arc::clone(&self.last));
+        let (enabled, sysctls) = (self.config.enabled, Arc::clone(&self.sysctls));
+        let mut running = JoinSet::new();
+        running.spawn_blocking(move || {
+            let report = doors.settle(&plan, &last, enabled, &sysctls, now);
+            (doors, report)
+        });
+        match running.join_next().await {
+            Some(Ok((doors, Report { changes, failures, notes }))) => {
+                self.doors = doors;
+                outcome.changes += changes;
+                outcome.failures.extend(notes);
+                for (place, failure) in &failures {
+                    report(outcome, (*place).to_owned(), failure);
+                }
+            }
+            // What was known is lost with it; the next time reads back.
+            Some(Err(error)) => broken(outcome, &error),
+            None => {}
+        }
+    }
+}
+
+impl Consumer for Mesh {
+    const NAME: &'static str = "mesh";
+    type Plan = Plan;
+
+    fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (Plan, Notes) {
+        compile(snapshot, &self.config)
+    }
+
+    /// Ways back come before the ways in, so that no request finds a task that cannot answer.
+    async fn apply(&mut self, plan: &Arc<Plan>) -> Outcome {
+        let now = Instant::now();
+        let mut outcome = Outcome::default();
+        self.visit_paths(plan, now, &mut outcome).await;
+        self.settle_doors(plan, now, &mut outcome).await;
+        if *self.last != **plan {
+            for (port, published) in plan.ports() {
+                tracing::debug!("{port} {published}");
+            }
+            self.last = Arc::clone(plan);
+        }
+        outcome
+    }
+
+    fn upkeep(&self) -> Option<Duration> {
+        Some(laid::LOOK)
+    }
+}
+
+/// One namespace to be visited.
+enum Errand {
+    Visit(SandboxId, Way, Option<path::Path>),
+    Leave(SandboxId, path::Path),
+}
+
+impl Errand {
+    fn run(self, sysctls: &Sysctls, now: Instant) -> (SandboxId, String, Visit) {
+        match self {
+            Self::Visit(id, way, known) => {
+                let name = way.name.clone();
+                (id, name, path::visit(way, known, sysctls, now))
+            }
+            Self::Leave(id, path) => {
+                let name = id.as_str().to_owned();
+                (id, name, path::leave(path, sysctls))
+            }
+        }
+    }
+}
+
+/// Removes all of the mesh's from these namespaces, also what a portolan that died left, and puts
+/// sysctls back that are written down in `state_dir`. Gives for each whether there was anything.
+pub fn cleanup(netns: &Netns, state_dir: &Path) -> Result<bool, MeshError> {
+    doors::cleanup(netns, &Sysctls::load(state_dir))
+}
+
+/// Removes the rule from the engine's firewall; gives whether there was one.
+pub fn cleanup_firewall() -> Result<bool, FirewallError> {
+    Ok(firewall::settle(false)?.changes > 0)
+}
+
+fn report(outcome: &mut Outcome, subject: String, failure: &MeshError) {
+    let remedy = failure.remedy().unwrap_or("none needed: it is tried again");
+    outcome.failures.error(subject, "mesh", chain(failure), remedy);
+}
+
+fn broken(outcome: &mut Outcome, error: &tokio::task::JoinError) {
+    outcome.failures.error(
+        "mesh",
+        "",
+        format!("a visit of a namespace failed: {error}"),
+        "none needed: it is tried again; report it as a bug",
+    );
+}

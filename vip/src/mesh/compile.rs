@@ -1,0 +1,265 @@
+//! Decides where published ports lead: a snapshot to a plan and notes.
+//!
+//! Invariants
+//! - *total*: whatever the snapshot says there is a plan; what cannot be done is a note on the
+//!   service that asked for it;
+//! - *one owner*: a port and protocol belong to one service, the one created first;
+//! - *only the mesh*: ports in host mode are the engine's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+use registry::balance_spec::{BalanceSpec, Prefer};
+use registry::id::{NetworkId, SandboxId};
+use registry::labels;
+use registry::model::{
+    Network, PublishMode, PublishedPort, Reach, Sandbox, Service, ServingState, Task,
+};
+use registry::{Notes, Snapshot};
+
+use super::plan::{Bridge, Ingress, Plan, Port, Published, Way};
+use crate::slots::slots;
+
+/// How the routing mesh behaves.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// Whether there is one.
+    pub enabled: Enabled,
+    /// Whom tasks see.
+    pub client_ip: ClientIp,
+    /// Where it is kept what was changed of the kernel, to be put back.
+    pub state_dir: PathBuf,
+}
+
+/// Whether there is a mesh of ours (`mesh.enabled`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Enabled {
+    /// Where the engine's own does not work.
+    #[default]
+    Auto,
+    /// In place of the engine's own.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Whom tasks see as the peer of connections through the mesh (`mesh.client_ip`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ClientIp {
+    /// The client.
+    #[default]
+    Keep,
+    /// The node that the client spoke to.
+    Masquerade,
+}
+
+/// What `snapshot` asks for.
+pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
+    let mut notes = Notes::default();
+    if config.enabled == Enabled::Off {
+        return (Plan::default(), notes);
+    }
+    let ingress = ingress_of(snapshot);
+    let mut ports = BTreeMap::new();
+    let mut plan = Plan::default();
+    let mut services: Vec<_> = snapshot.services().collect();
+    services.sort_by_key(|it| (it.created, &it.id));
+    let mut owners: BTreeMap<Port, &Service> = BTreeMap::new();
+    for service in services {
+        let mut meshed = service.ports.iter().filter(|it| is_meshed(it)).peekable();
+        if meshed.peek().is_none() {
+            continue;
+        }
+        // What its labels say wrong is told by the consumer of VIPs.
+        let (spec, _) = labels::balance(service);
+        let place = Place::of(snapshot, service, ingress.as_ref());
+        let Some(place) = place else { continue };
+        for port in meshed {
+            let key = Port { protocol: port.protocol, number: port.published };
+            if let Some(owner) = owners.get(&key) {
+                taken(service, key, owner, &mut notes);
+                continue;
+            }
+            owners.insert(key, service);
+            let published = Arc::new(place.published(snapshot, service, port, &spec));
+            match place.network.ingress {
+                true => drop(ports.insert(key, published)),
+                false => {
+                    plan.bridges.extend(place.bridges());
+                    plan.direct.insert(key, published);
+                }
+            }
+        }
+    }
+    if let Some((network, netns)) = ingress {
+        let masquerade = config.client_ip == ClientIp::Masquerade;
+        if !masquerade && !ports.is_empty() {
+            plan.ways = ways(snapshot, network, &mut notes);
+        }
+        let alive = snapshot.tasks_on(&network.id).filter(|it| lives(it));
+        let alive = alive.flat_map(|it| ipv4_of(it, &network.id)).collect();
+        let subnets = subnets(network).collect();
+        plan.ingress = Some(Ingress { netns, subnets, ports, alive, masquerade });
+    }
+    (plan, notes)
+}
+
+fn is_meshed(port: &PublishedPort) -> bool {
+    port.mode == PublishMode::Ingress && port.published != 0
+}
+
+/// Swarm's ingress network, where this node is on it.
+fn ingress_of(snapshot: &Snapshot) -> Option<(&Network, PathBuf)> {
+    snapshot.networks().filter(|it| it.ingress).find_map(|network| match &network.reach {
+        Reach::Netns(path) => Some((network, path.clone())),
+        Reach::Host | Reach::Nowhere => None,
+    })
+}
+
+fn taken(service: &Service, port: Port, owner: &Service, notes: &mut Notes) {
+    notes.error(
+        format!("service {}", service.name),
+        format!("port {port}"),
+        format!("is published by service {} as well, which is older; it keeps it", owner.name),
+        "publish another port",
+    );
+}
+
+/// The network through which a service's published ports lead.
+struct Place<'a> {
+    network: &'a Network,
+}
+
+impl<'a> Place<'a> {
+    /// Swarm's ingress network where the service is on it, else the first network by name that the
+    /// host is on.
+    fn of(
+        snapshot: &'a Snapshot,
+        service: &Service,
+        ingress: Option<&(&'a Network, PathBuf)>,
+    ) -> Option<Self> {
+        if let Some((network, _)) = ingress.filter(|it| service.networks.contains_key(&it.0.id)) {
+            return Some(Self { network });
+        }
+        let networks = service.networks.keys().filter_map(|it| snapshot.network(it));
+        let reached = networks.filter(|it| it.reach == Reach::Host && !it.ingress);
+        let best = reached.min_by_key(|it| (it.internal, &it.name, &it.id));
+        best.map(|network| Self { network })
+    }
+
+    fn bridges(&self) -> impl Iterator<Item = Bridge> {
+        subnets(self.network).map(|subnet| Bridge { subnet, internal: self.network.internal })
+    }
+
+    fn published(
+        &self,
+        snapshot: &Snapshot,
+        service: &Service,
+        port: &PublishedPort,
+        spec: &BalanceSpec,
+    ) -> Published {
+        let tasks: Vec<&Task> = snapshot.tasks_of(&service.id).collect();
+        let here = |it: &&&Task| match snapshot.this_node() {
+            Some(node) => it.node.as_ref() == Some(node),
+            None => true,
+        };
+        let serving: Vec<&Task> = tasks.iter().copied().filter(|it| it.serves()).collect();
+        let near: Vec<&Task> = match spec.prefer {
+            Prefer::Node => serving.iter().filter(here).copied().collect(),
+            Prefer::Any => Vec::new(),
+        };
+        let chosen = if near.is_empty() { serving } else { near };
+        let network = &self.network.id;
+        let weighed =
+            chosen.iter().flat_map(|it| ipv4_of(it, network).map(|address| (address, it.weight)));
+        let slots = slots(weighed.collect());
+        let alive = tasks.iter().filter(|it| lives(it));
+        let alive = alive.flat_map(|it| ipv4_of(it, network)).collect();
+        Published {
+            service: service.name.clone(),
+            slots: slots.into_iter().map(|it| SocketAddrV4::new(it, port.target)).collect(),
+            alive,
+            affinity: spec.affinity,
+            bind: spec.bind.clone(),
+        }
+    }
+}
+
+/// Whether a task may hold connections.
+fn lives(task: &Task) -> bool {
+    matches!(task.state, ServingState::Serving | ServingState::Draining)
+}
+
+fn subnets(network: &Network) -> impl Iterator<Item = Ipv4Net> + '_ {
+    network.subnets.iter().filter_map(|it| match it {
+        IpNet::V4(subnet) => Some(subnet.trunc()),
+        IpNet::V6(_) => None,
+    })
+}
+
+/// The local namespaces on the ingress network.
+fn ways(snapshot: &Snapshot, ingress: &Network, notes: &mut Notes) -> BTreeMap<SandboxId, Way> {
+    let routers = numbered(routers(snapshot, ingress), notes);
+    let way = |sandbox: &Sandbox| {
+        let attachment = sandbox.networks.iter().find(|it| it.network == ingress.id)?;
+        let own = attachment.addresses.iter().find_map(|it| ipv4(*it))?;
+        let (name, netns, cookie) = (sandbox.name.clone(), sandbox.netns.clone(), sandbox.cookie);
+        Some((sandbox.id.clone(), Way { name, netns, cookie, own, routers: routers.clone() }))
+    };
+    snapshot.sandboxes().filter_map(way).collect()
+}
+
+/// A task's IPv4 addresses on a network.
+fn ipv4_of<'a>(task: &'a Task, network: &NetworkId) -> impl Iterator<Item = Ipv4Addr> + 'a {
+    let addresses = task.networks.get(network).into_iter().flat_map(|it| &it.addresses);
+    addresses.filter_map(|it| ipv4(*it))
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// The nodes' ends of the ingress network. Who is known as a task is none, whatever else is said
+/// of its address.
+fn routers(snapshot: &Snapshot, ingress: &Network) -> BTreeSet<Ipv4Addr> {
+    let tasks: BTreeSet<Ipv4Addr> =
+        snapshot.tasks_on(&ingress.id).flat_map(|it| ipv4_of(it, &ingress.id)).collect();
+    let ends = snapshot.nodes().flat_map(|it| it.ingress.iter().copied()).filter_map(ipv4);
+    ends.filter(|it| !tasks.contains(it)).collect()
+}
+
+/// Numbers routers by the end of their address, so that a number stays with its node whoever comes
+/// and goes; where two would have one (networks larger than a /20), the higher address moves.
+fn numbered(routers: BTreeSet<Ipv4Addr>, notes: &mut Notes) -> BTreeMap<u32, Ipv4Addr> {
+    let mut numbers: BTreeMap<u32, Ipv4Addr> = BTreeMap::new();
+    let mut homeless = Vec::new();
+    for router in routers {
+        let number = router.to_bits() & MOST_ROUTERS;
+        if number == 0 || numbers.contains_key(&number) {
+            homeless.push(router);
+        } else {
+            numbers.insert(number, router);
+        }
+    }
+    for router in homeless {
+        match (1..=MOST_ROUTERS).find(|it| !numbers.contains_key(it)) {
+            Some(number) => drop(numbers.insert(number, router)),
+            None => notes.error(
+                format!("node at {router}"),
+                "mesh",
+                format!("tasks here cannot answer clients who come through it: {MOST_ROUTERS} nodes are known already"),
+                "set `mesh.client_ip` to \"masquerade\"",
+            ),
+        }
+    }
+    numbers
+}
+
+/// As many as the bits of ours in a connection's mark can number.
+pub(crate) const MOST_ROUTERS: u32 = 0xfff;

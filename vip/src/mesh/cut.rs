@@ -1,0 +1,138 @@
+//! Ends connections through the mesh that lead nowhere, and moves UDP flows to tasks that serve.
+//!
+//! Invariants
+//! - *only what is ours*: flows to the engine's doorway, or from published ports of the host to
+//!   tasks of the mesh;
+//! - *told*: a client of a dead task learns of it at once, also one that only reads: its flow is
+//!   forgotten, and then it is made to speak ([`kernel::provoke`]); what it says finds nobody who
+//!   knows the connection and is answered with a reset;
+//! - *UDP has no end*: a flow whose task does not serve any more, or that began before there was
+//!   one, is forgotten, and its next datagram chooses anew.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use kernel::conntrack::{self, Flow};
+use kernel::netns::Netns;
+use kernel::provoke::provoke;
+use kernel::route;
+use registry::model::Protocol;
+
+use super::balance::{FLAG, number};
+use super::error::MeshError;
+use super::plan::{Ingress, Plan, Port, Published};
+use crate::sandbox::open;
+
+/// Cuts what `plan` leaves without a task, where it differs from `last`. `doorway`: the ingress
+/// network that the host leads to now, and the doorway's address on the host's bridge.
+pub(crate) fn cut(
+    plan: &Plan,
+    last: &Plan,
+    doorway: Option<(&Ingress, Ipv4Addr)>,
+) -> Result<(), MeshError> {
+    if plan.ports().eq(last.ports()) && alive(plan) == alive(last) {
+        return Ok(());
+    }
+    let host = Netns::this()?;
+    let mut dead = Vec::new();
+    if let Some((ingress, own)) = doorway
+        && let Some(netns) = open(&ingress.netns, None)?
+    {
+        let doomed =
+            |flow: &Flow| flow.original_destination == IpAddr::V4(own) && dooms(ingress, flow);
+        let cut = conntrack::take_matching(&netns, doomed)?;
+        dead.extend(outer_ends(&host, own, &cut)?);
+    }
+    let local: BTreeSet<IpAddr> =
+        route::addresses(&host)?.into_iter().map(|(_, it)| it.addr()).collect();
+    let new =
+        |port: &Port| plan.ports().any(|it| it.0 == port) && !last.ports().any(|it| it.0 == port);
+    let cut = conntrack::take_matching(&host, |flow| {
+        let Some(port) = port_of(flow) else { return false };
+        let for_us = local.contains(&flow.original_destination) || is_loopback(flow);
+        match plan.direct.get(&port).or_else(|| last.direct.get(&port)) {
+            Some(published) if flow.nat => for_us && leads_nowhere(published, port, flow),
+            // Datagrams that were refused, or answered by a program, before the port was ours.
+            _ => for_us && !flow.nat && port.protocol == Protocol::Udp && new(&port),
+        }
+    })?;
+    dead.extend(cut.iter().filter(|it| is_open_tcp(it)).filter_map(ends));
+    let told = provoke(&host, FLAG, &dead)?;
+    if told > 0 {
+        tracing::info!(connections = told, "told clients of the mesh that their tasks are gone");
+    }
+    Ok(())
+}
+
+fn alive(plan: &Plan) -> Option<&BTreeSet<Ipv4Addr>> {
+    plan.ingress.as_ref().map(|it| &it.alive)
+}
+
+/// Whether a flow in the doorway leads nowhere.
+fn dooms(ingress: &Ingress, flow: &Flow) -> bool {
+    let Some(port) = port_of(flow) else { return false };
+    match ingress.ports.get(&port) {
+        Some(published) => leads_nowhere(published, port, flow),
+        None => match flow.reply_source {
+            IpAddr::V4(task) => flow.nat && !ingress.alive.contains(&task),
+            IpAddr::V6(_) => false,
+        },
+    }
+}
+
+/// Whether a flow to a published port has nobody at its other end. UDP flows have somebody only
+/// where they would be led to now; such a task may be any that serves.
+fn leads_nowhere(published: &Published, port: Port, flow: &Flow) -> bool {
+    let IpAddr::V4(task) = flow.reply_source else { return false };
+    match port.protocol {
+        Protocol::Tcp => flow.nat && !published.alive.contains(&task),
+        Protocol::Udp if flow.nat => !published.slots.iter().any(|it| *it.ip() == task),
+        Protocol::Udp => !published.slots.is_empty(),
+    }
+}
+
+fn port_of(flow: &Flow) -> Option<Port> {
+    let protocols = [Protocol::Tcp, Protocol::Udp];
+    let protocol = protocols.into_iter().find(|it| number(*it) == flow.protocol)?;
+    Some(Port { protocol, number: flow.original_port })
+}
+
+fn is_loopback(flow: &Flow) -> bool {
+    flow.original_destination.is_loopback()
+}
+
+fn is_open_tcp(flow: &Flow) -> bool {
+    flow.protocol == number(Protocol::Tcp) && flow.replied
+}
+
+/// The two ends of a connection as its client has them: whom it spoke to, and itself.
+fn ends(flow: &Flow) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    let end = |address, port| match address {
+        IpAddr::V4(address) => Some(SocketAddrV4::new(address, port)),
+        IpAddr::V6(_) => None,
+    };
+    let server = end(flow.original_destination, flow.original_port)?;
+    Some((server, end(flow.original_source, flow.original_source_port)?))
+}
+
+/// What flows of the doorway are on the host, where the client's own address and the one it spoke
+/// to are known.
+fn outer_ends(
+    host: &Netns,
+    doorway: Ipv4Addr,
+    inner: &[Flow],
+) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>, MeshError> {
+    let open: BTreeSet<_> = inner
+        .iter()
+        .filter(|it| is_open_tcp(it))
+        .map(|it| (it.original_source, it.original_source_port, it.original_port))
+        .collect();
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_one = |it: &&Flow| {
+        let client = (it.reply_destination, it.reply_port, it.reply_source_port);
+        is_open_tcp(it) && it.reply_source == IpAddr::V4(doorway) && open.contains(&client)
+    };
+    Ok(conntrack::flows(host)?.iter().filter(is_one).filter_map(ends).collect())
+}

@@ -1,0 +1,280 @@
+//! The namespaces that published ports lead through on this node: the host, and the engine's
+//! doorway to the ingress network.
+//!
+//! Invariants
+//! - *inside first*: the doorway leads on before the host leads to it, and the other way round
+//!   when ports go;
+//! - *no theft*: a port that a program of the host listens on stays that program's; the engine's
+//!   own holder of a published port is none;
+//! - *nothing published, nothing there*: without a port, tables, firewall rule and sysctls go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+
+use kernel::netns::Netns;
+use registry::Notes;
+use registry::balance_spec::{Affinity, Bind};
+use tokio::time::Instant;
+
+use super::balance::Balancing;
+use super::compile::Enabled;
+use super::error::MeshError;
+use super::gate::{self, Host};
+use super::ground::{self, Doorway, Occupied};
+use super::laid::{Laid, Layout};
+use super::path::clear;
+use super::plan::{Bridge, Ingress, Plan, Port};
+use super::sysctls::{Need, Sysctls};
+use super::{cut, firewall};
+use crate::sandbox::open;
+
+/// What is known of them since the last time.
+#[derive(Debug, Default)]
+pub(crate) struct Doors {
+    host: Option<Laid>,
+    doorway: Option<Inside>,
+    /// Ports that lead through the host now.
+    ports: BTreeSet<Port>,
+    /// Ports of them that a program has on one address.
+    kept: BTreeSet<(Port, Ipv4Addr)>,
+    /// Whether a portolan before this one may have left something.
+    looked: bool,
+}
+
+#[derive(Debug)]
+struct Inside {
+    laid: Laid,
+    inode: u64,
+}
+
+/// What a visit came to.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) changes: usize,
+    pub(crate) failures: Vec<(&'static str, MeshError)>,
+    pub(crate) notes: Notes,
+}
+
+impl Doors {
+    /// Makes `plan` true. `last` is the plan that was made true before.
+    pub(crate) fn settle(
+        &mut self,
+        plan: &Plan,
+        last: &Plan,
+        enabled: Enabled,
+        sysctls: &Sysctls,
+        now: Instant,
+    ) -> Report {
+        let mut report = Report::default();
+        let published = plan.ingress.as_ref().filter(|it| !it.ports.is_empty());
+        let inside = match published.map(|it| self.inside(it, enabled, sysctls, now)) {
+            Some(Ok(Some((doorway, changes)))) => {
+                report.changes += changes;
+                published.zip(Some(doorway))
+            }
+            Some(Ok(None)) => {
+                engine_has_it(&mut report.notes);
+                None
+            }
+            Some(Err(error)) => {
+                report.failures.push(("engine's doorway", error));
+                // What leads there now goes on.
+                return report;
+            }
+            None => None,
+        };
+        match self.outside(plan, inside.as_ref(), sysctls, now, &mut report.notes) {
+            Ok(changes) => report.changes += changes,
+            Err(error) => report.failures.push(("host", error)),
+        }
+        if inside.is_none()
+            && let Some(ingress) = plan.ingress.as_ref().or(last.ingress.as_ref())
+        {
+            match self.leave_doorway(&ingress.netns, sysctls) {
+                Ok(changes) => report.changes += changes,
+                Err(error) => report.failures.push(("engine's doorway", error)),
+            }
+        }
+        self.firewall(inside.is_some(), plan.ingress.is_some(), &mut report);
+        let doorway = inside.as_ref().map(|(ingress, it)| (*ingress, it.own));
+        match cut::cut(plan, last, doorway) {
+            Ok(()) => {}
+            Err(error) => report.failures.push(("connections", error)),
+        }
+        self.looked = true;
+        report
+    }
+
+    /// The engine's doorway; `None`: the engine's own mesh works there, and it is left alone.
+    fn inside(
+        &mut self,
+        ingress: &Ingress,
+        enabled: Enabled,
+        sysctls: &Sysctls,
+        now: Instant,
+    ) -> Result<Option<(Doorway, usize)>, MeshError> {
+        let Some(netns) = open(&ingress.netns, None)? else {
+            return Err(MeshError::NotConnected);
+        };
+        if enabled == Enabled::Auto && ground::engine_forwards(&netns)? {
+            return Ok(None);
+        }
+        let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
+        let [outer, inner] = doorway.devices.clone();
+        let forward = Need::Value("ipv4/ip_forward".to_owned(), "1");
+        let needs = [Need::Loose(outer), Need::Loose(inner), forward];
+        let mut changes = sysctls.hold(&netns, netns.cookie()?, &needs)?;
+        let wanted = ingress.ports.iter();
+        let wanted = wanted.map(|(port, it)| (*port, it.slots.as_slice(), it.affinity)).collect();
+        let frame = |it: &Balancing| gate::doorway(doorway.own, ingress.masquerade, it);
+        let inode = netns.inode();
+        let known = self.doorway.take().filter(|it| it.inode == inode).map(|it| it.laid);
+        let (laid, more) = Laid::lay(&netns, known, &Layout { wanted, frame: &frame }, now)?;
+        self.doorway = Some(Inside { laid, inode });
+        changes += more;
+        Ok(Some((doorway, changes)))
+    }
+
+    /// The host's own namespace.
+    fn outside(
+        &mut self,
+        plan: &Plan,
+        inside: Option<&(&Ingress, Doorway)>,
+        sysctls: &Sysctls,
+        now: Instant,
+        notes: &mut Notes,
+    ) -> Result<usize, MeshError> {
+        let host = Netns::this()?;
+        let leading = Leading::of(plan, inside);
+        if leading.is_empty() {
+            let nothing = self.looked && self.host.is_none();
+            (self.host, self.ports) = (None, BTreeSet::new());
+            self.kept.clear();
+            return if nothing { Ok(0) } else { clear(&host, host.cookie()?, sysctls) };
+        }
+        // Who came first has a port: those that lead here are not asked about again.
+        let contested =
+            |it: &&Port| !self.ports.contains(it) || self.kept.iter().any(|(port, _)| port == *it);
+        let contested = leading.ports.keys().filter(contested).copied().collect();
+        let occupied = ground::occupied(&host, &contested)?;
+        leading.tell(&occupied, notes);
+        let leading = leading.without(&occupied);
+        let networks = leading.bridges.iter().map(|it| it.subnet).collect();
+        let devices = ground::devices(&host, &networks)?;
+        let mut needs = vec![Need::Value("ipv4/ip_forward".to_owned(), "1")];
+        needs.extend(
+            devices.iter().map(|it| Need::Value(format!("ipv4/conf/{it}/route_localnet"), "1")),
+        );
+        let mut frame = Host { devices, bridges: leading.bridges.clone(), ..Host::default() };
+        frame.binds = leading.ports.iter().map(|(port, it)| (*port, it.binds.to_vec())).collect();
+        frame.kept = occupied.addresses.keys().copied().collect();
+        self.kept.clone_from(&frame.kept);
+        let wanted = leading.ports.iter();
+        let wanted = wanted.map(|(port, it)| (*port, it.slots.as_slice(), it.affinity)).collect();
+        let ruleset = |it: &Balancing| frame.ruleset(it);
+        let layout = Layout { wanted, frame: &ruleset };
+        // The guard stands before loopback addresses may leave.
+        let (laid, mut changes) = Laid::lay(&host, self.host.take(), &layout, now)?;
+        self.host = Some(laid);
+        self.ports = leading.ports.keys().copied().collect();
+        changes += sysctls.hold(&host, host.cookie()?, &needs)?;
+        Ok(changes)
+    }
+
+    fn leave_doorway(&mut self, netns: &Path, sysctls: &Sysctls) -> Result<usize, MeshError> {
+        if self.looked && self.doorway.is_none() {
+            return Ok(0);
+        }
+        self.doorway = None;
+        let Some(netns) = open(netns, None)? else { return Ok(0) };
+        clear(&netns, netns.cookie()?, sysctls)
+    }
+
+    fn firewall(&self, leads: bool, swarm: bool, report: &mut Report) {
+        // Without a Swarm there is nothing of the engine's in the way, and nothing of ours.
+        if !swarm && self.looked {
+            return;
+        }
+        match firewall::settle(leads) {
+            Ok(settled) => report.changes += settled.changes,
+            Err(error) => report.failures.push(("engine's firewall", error.into())),
+        }
+    }
+}
+
+fn engine_has_it(notes: &mut Notes) {
+    notes.warning(
+        "mesh",
+        "mesh.enabled",
+        "the engine's own routing mesh works here (IPVS), so it is left alone; tasks do not see \
+         their clients' addresses",
+        "set `mesh.enabled` to \"on\" to have portolan take over",
+    );
+}
+
+/// Where the host's ports lead: to the engine's doorway, or straight to tasks.
+struct Leading<'a> {
+    ports: BTreeMap<Port, Led<'a>>,
+    bridges: BTreeSet<Bridge>,
+}
+
+struct Led<'a> {
+    service: &'a str,
+    slots: Vec<SocketAddrV4>,
+    affinity: Affinity,
+    binds: &'a [Bind],
+}
+
+impl<'a> Leading<'a> {
+    fn of(plan: &'a Plan, inside: Option<&'a (&'a Ingress, Doorway)>) -> Self {
+        let mut bridges = plan.bridges.clone();
+        let direct = plan.direct.iter().map(|(port, it)| {
+            let (slots, affinity) = (it.slots.clone(), it.affinity);
+            (*port, Led { service: &it.service, slots, affinity, binds: &it.bind })
+        });
+        let mut ports: BTreeMap<Port, Led<'a>> = direct.collect();
+        if let Some((ingress, Doorway { own, bridge, .. })) = inside {
+            bridges.insert(Bridge { subnet: *bridge, internal: false });
+            ports.extend(ingress.ports.iter().map(|(port, it)| {
+                let slots = vec![SocketAddrV4::new(*own, port.number)];
+                let affinity = Affinity::None;
+                (*port, Led { service: &it.service, slots, affinity, binds: &it.bind })
+            }));
+        }
+        Self { ports, bridges }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
+
+    fn without(mut self, occupied: &Occupied) -> Self {
+        self.ports.retain(|port, _| !occupied.whole.contains_key(port));
+        self
+    }
+
+    fn tell(&self, occupied: &Occupied, notes: &mut Notes) {
+        let mut say = |port: &Port, name: &str, place: String| {
+            let Some(led) = self.ports.get(port) else { return };
+            notes.warning(
+                format!("service {}", led.service),
+                format!("port {port}"),
+                format!("{name} listens on this port of this node{place} and keeps it"),
+                "publish another port, or stop that program",
+            );
+        };
+        for (port, name) in &occupied.whole {
+            say(port, name, String::new());
+        }
+        for ((port, address), name) in &occupied.addresses {
+            say(port, name, format!(" at {address}"));
+        }
+    }
+}
+
+/// Removes all of the mesh's from a namespace, also what a portolan that died left; gives whether
+/// there was anything.
+pub(crate) fn cleanup(netns: &Netns, sysctls: &Sysctls) -> Result<bool, MeshError> {
+    Ok(clear(netns, netns.cookie()?, sysctls)? > 0)
+}

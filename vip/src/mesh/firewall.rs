@@ -1,0 +1,155 @@
+//! The engine's own firewall: its last word about forwarded packets is "drop", so its chain for
+//! users' rules has to let the mesh's connections pass.
+//!
+//! Invariants
+//! - *its user chain only*: `DOCKER-USER`, which the engine makes and leaves alone; one rule, by
+//!   the mark of the mesh's connections, however many ports there are;
+//! - *by the engine's own means*: the rule is made by the program whose tables have that chain, so
+//!   that the engine and its users can read it. A backend that has no tables is not woken up;
+//! - *bounded*: no program may take longer than [`PATIENCE`], its own wait for the lock included.
+
+use std::io::{self, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::balance::FLAG;
+
+/// What became of the rule.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Settled {
+    /// How many rules were made or removed.
+    pub(crate) changes: usize,
+    /// Whether the engine has such a chain.
+    pub(crate) chain: bool,
+}
+
+/// Why the rule is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// The program could not be run to its end.
+    #[error("cannot run `{program}` to let the mesh's connections through {CHAIN}")]
+    Run {
+        /// Which.
+        program: &'static str,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// It ended with an error.
+    #[error("`{program}` cannot change {CHAIN}: {said}")]
+    Refused {
+        /// Which.
+        program: &'static str,
+        /// What it said.
+        said: String,
+    },
+}
+
+/// Makes the rule be there, or not, in this process's network namespace.
+pub(crate) fn settle(want: bool) -> Result<Settled, FirewallError> {
+    let mut settled = Settled::default();
+    for program in programs() {
+        if !run(program, &["-S", CHAIN])?.fine {
+            continue;
+        }
+        settled.chain = true;
+        // Twice is possible where two portolans looked at the same time.
+        for _ in 0..MOST_RULES {
+            if run(program, &with("-C"))?.fine == want {
+                break;
+            }
+            let change = if want { "-I" } else { "-D" };
+            let Ran { fine, said } = run(program, &with(change))?;
+            if !fine {
+                return Err(FirewallError::Refused { program, said });
+            }
+            settled.changes += 1;
+        }
+    }
+    Ok(settled)
+}
+
+/// The programs whose backends have tables in this namespace. To ask the legacy one would make it
+/// load its modules and its tables.
+fn programs() -> Vec<&'static str> {
+    let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
+    let legacy = legacy.is_ok_and(|it| it.lines().any(|it| it == "filter"));
+    // Where there are no variants the plain name is the only one.
+    let nft = if there_is(NFT) { NFT } else { PLAIN };
+    let programs = [(nft, true), (LEGACY, legacy)];
+    programs.into_iter().filter(|it| it.1 && there_is(it.0)).map(|it| it.0).collect()
+}
+
+fn there_is(program: &str) -> bool {
+    FOLDERS.iter().any(|it| std::path::Path::new(it).join(program).exists())
+}
+
+fn with<'a>(verb: &'a str) -> Vec<&'a str> {
+    [&[verb, CHAIN], RULE].concat()
+}
+
+struct Ran {
+    fine: bool,
+    said: String,
+}
+
+fn run(program: &'static str, arguments: &[&str]) -> Result<Ran, FirewallError> {
+    let failed = |source| FirewallError::Run { program, source };
+    #[expect(clippy::disallowed_methods, reason = "the chain is read and written by this program")]
+    let mut command = Command::new(program);
+    command.env("PATH", FOLDERS.join(":")).args(["-w", LOCK_WAIT]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let ended = wait(&mut child).map_err(failed)?;
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        drop(stderr.take(MOST_SAID).read_to_string(&mut said));
+    }
+    let said = said.lines().next().unwrap_or_default().to_owned();
+    Ok(Ran { fine: ended, said })
+}
+
+/// Whether it ended well; killed when it takes too long.
+fn wait(child: &mut Child) -> io::Result<bool> {
+    for _ in 0..LOOKS {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.success());
+        }
+        std::thread::sleep(PATIENCE / LOOKS);
+    }
+    child.kill()?;
+    child.wait()?;
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+const CHAIN: &str = "DOCKER-USER";
+const NFT: &str = "iptables-nft";
+const LEGACY: &str = "iptables-legacy";
+const PLAIN: &str = "iptables";
+const FOLDERS: &[&str] = &["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"];
+
+/// The one rule: connections with the mesh's mark, both directions.
+const RULE: &[&str] = &[
+    "-m",
+    "connmark",
+    "--mark",
+    "0x20000000/0x20000000",
+    "-m",
+    "comment",
+    "--comment",
+    "portolan",
+    "-j",
+    "ACCEPT",
+];
+
+const _: () = assert!(FLAG == 0x2000_0000, "the rule names the mark");
+
+/// Seconds for which the program waits for others who change tables.
+const LOCK_WAIT: &str = "5";
+/// How long a program may take.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How often it is looked at in that time: every 4 ms.
+const LOOKS: u32 = 2000;
+/// More rules of ours in a row are not removed at once.
+const MOST_RULES: usize = 8;
+/// Bytes read of what a program says when it fails.
+const MOST_SAID: u64 = 4096;

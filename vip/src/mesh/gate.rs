@@ -1,0 +1,270 @@
+//! The tables of the namespaces that published ports lead through: the host, and the engine's
+//! doorway to the ingress network. Pure.
+//!
+//! ```text
+//! table ip portolan_mesh {                                     # on the host
+//!   chain prerouting  { type nat hook prerouting priority -110
+//!                       1 != @alive return; fib daddr type != local return; jump gate }
+//!   chain output      # the same for what begins here
+//!   chain gate        { l4proto . dport . ip daddr @kept return
+//!                       l4proto . dport @open goto balance
+//!                       l4proto . dport . ip daddr @addresses goto balance
+//!                       l4proto . dport . iifname @interfaces goto balance }
+//!   chain postrouting { type nat hook postrouting priority 90; not through the mesh: return
+//!                       ip saddr 127.0.0.0/8 masquerade
+//!                       ip saddr NETWORK ip daddr NETWORK masquerade }
+//!   chain unseen      { type filter hook output priority -300; meta mark & FLAG notrack }
+//!   chain guard       { type filter hook prerouting priority -150; iifname BRIDGE ip daddr 127.0.0.0/8 drop }
+//! }
+//! ```
+//!
+//! Invariants
+//! - *before the engine*: translation stands at -110, the engine's at -100, so that its own rules
+//!   for the same ports may stay;
+//! - *the client stays*: its address is replaced only where an answer would miss this namespace:
+//!   loopback addresses, and clients on the network that the port leads to;
+//! - *loopback stays inside*: that local programs may be translated to a bridge (`route_localnet`)
+//!   lets nobody on it speak to 127.0.0.0/8.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use kernel::nft::{
+    ChainKind, CmpOp, CtKey, ElementValue, Expr, Hook, HookPoint, KeyType, MetaKey, PayloadBase,
+    SetValue, Verdict, concat,
+};
+use registry::balance_spec::Bind;
+
+use super::balance::{BALANCE, Balancing, FLAG, protocol_and_port};
+use super::plan::{Bridge, Port};
+use super::table::{ALIVE, ALIVE_KEY, Ruleset};
+
+/// What the host's table depends on besides where ports lead.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Host {
+    /// Where each port is to be had.
+    pub(crate) binds: Vec<(Port, Vec<Bind>)>,
+    /// Ports that a program of the host has on one address.
+    pub(crate) kept: BTreeSet<(Port, Ipv4Addr)>,
+    /// The networks that ports lead to.
+    pub(crate) bridges: BTreeSet<Bridge>,
+    /// Their interfaces.
+    pub(crate) devices: BTreeSet<String>,
+}
+
+impl Host {
+    /// The host's table.
+    pub(crate) fn ruleset(&self, balancing: &Balancing) -> Ruleset {
+        let mut ruleset = Ruleset { mortal: true, ..Ruleset::default() };
+        for (chain, point) in [("prerouting", HookPoint::Prerouting), ("output", HookPoint::Output)]
+        {
+            ruleset.base(chain, hook(ChainKind::Nat, point, BEFORE_THE_ENGINE));
+            ruleset.rule(chain, unless_alive());
+            ruleset.rule(chain, unless_local());
+            ruleset.rule(chain, vec![Expr::Verdict(Verdict::Jump(GATE.to_owned()))]);
+        }
+        self.gate(&mut ruleset);
+        balancing.write(&mut ruleset);
+        self.postrouting(&mut ruleset);
+        let unseen = hook(ChainKind::Filter, HookPoint::Output, BEFORE_CONNTRACK);
+        ruleset.base("unseen", unseen);
+        let mark = Expr::Meta { key: MetaKey::Mark, to: 0 };
+        ruleset.rule("unseen", [flag_is(mark, CmpOp::Ne), vec![Expr::Notrack]].concat());
+        ruleset.base("guard", hook(ChainKind::Filter, HookPoint::Prerouting, BEFORE_TRANSLATION));
+        for device in &self.devices {
+            let mut rule = vec![
+                Expr::Meta { key: MetaKey::IifName, to: 0 },
+                Expr::Cmp { op: CmpOp::Eq, from: 0, data: interface(device) },
+            ];
+            rule.extend(within(DADDR, LOOPBACK));
+            rule.push(Expr::Verdict(Verdict::Drop));
+            ruleset.rule("guard", rule);
+        }
+        ruleset
+    }
+
+    fn gate(&self, ruleset: &mut Ruleset) {
+        const AT: &[KeyType] = &[KeyType::InetProto, KeyType::InetService, KeyType::Ipv4Addr];
+        const ON: &[KeyType] = &[KeyType::InetProto, KeyType::InetService, KeyType::IfName];
+        ruleset.set(OPEN, &[KeyType::InetProto, KeyType::InetService], SetValue::None);
+        ruleset.set(ADDRESSES, AT, SetValue::None);
+        ruleset.set(INTERFACES, ON, SetValue::None);
+        ruleset.set(KEPT, AT, SetValue::None);
+        for (port, address) in &self.kept {
+            let key = concat(&[&port.key(), &address.octets()]);
+            ruleset.element(KEPT, key, ElementValue::None);
+        }
+        for (port, binds) in &self.binds {
+            let any = |it: &Bind| *it == Bind::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            if binds.is_empty() || binds.iter().any(any) {
+                ruleset.element(OPEN, port.key(), ElementValue::None);
+                continue;
+            }
+            for bind in binds {
+                let (set, end) = match bind {
+                    Bind::Address(IpAddr::V4(address)) => (ADDRESSES, address.octets().to_vec()),
+                    Bind::Interface(name) => (INTERFACES, interface(name)),
+                    Bind::Address(IpAddr::V6(_)) | Bind::Nowhere => continue,
+                };
+                ruleset.element(set, concat(&[&port.key(), &end]), ElementValue::None);
+            }
+        }
+        let address =
+            || Some(Expr::Payload { base: PayloadBase::Network, offset: DADDR, len: 4, to: 2 });
+        let interface = || Some(Expr::Meta { key: MetaKey::IifName, to: 2 });
+        let on = || Verdict::Goto(BALANCE.to_owned());
+        for (set, more, verdict) in [
+            (KEPT, address(), Verdict::Return),
+            (OPEN, None, on()),
+            (ADDRESSES, address(), on()),
+            (INTERFACES, interface(), on()),
+        ] {
+            let mut rule = protocol_and_port();
+            rule.extend(more);
+            rule.push(Expr::Lookup { set: set.to_owned(), from: 0, to: None, invert: false });
+            rule.push(Expr::Verdict(verdict));
+            ruleset.rule(GATE, rule);
+        }
+    }
+
+    fn postrouting(&self, ruleset: &mut Ruleset) {
+        let chain = "postrouting";
+        ruleset.base(chain, hook(ChainKind::Nat, HookPoint::Postrouting, BEFORE_ITS_MASQUERADE));
+        let mut rule = flag_is(connection(), CmpOp::Eq);
+        rule.push(Expr::Verdict(Verdict::Return));
+        ruleset.rule(chain, rule);
+        ruleset.rule(chain, [within(SADDR, LOOPBACK), vec![Expr::Masquerade]].concat());
+        for bridge in &self.bridges {
+            let mut rule = within(DADDR, bridge.subnet);
+            if !bridge.internal {
+                rule.extend(within(SADDR, bridge.subnet));
+            }
+            rule.push(Expr::Masquerade);
+            ruleset.rule(chain, rule);
+        }
+    }
+}
+
+/// The table of the engine's doorway, whose address on the host's bridge is `own`.
+pub(crate) fn doorway(own: Ipv4Addr, masquerade: bool, balancing: &Balancing) -> Ruleset {
+    let mut ruleset = Ruleset { mortal: true, ..Ruleset::default() };
+    let chain = "prerouting";
+    ruleset.base(chain, hook(ChainKind::Nat, HookPoint::Prerouting, BEFORE_THE_ENGINE));
+    ruleset.rule(chain, unless_alive());
+    ruleset.rule(chain, unless_opening());
+    let mut for_us = within(DADDR, own.into());
+    for_us.push(Expr::Verdict(Verdict::Jump(BALANCE.to_owned())));
+    ruleset.rule(chain, for_us);
+    balancing.write(&mut ruleset);
+    if masquerade {
+        let chain = "postrouting";
+        ruleset.base(chain, hook(ChainKind::Nat, HookPoint::Postrouting, BEFORE_ITS_MASQUERADE));
+        ruleset.rule(chain, [flag_is(connection(), CmpOp::Ne), vec![Expr::Masquerade]].concat());
+    }
+    ruleset
+}
+
+fn hook(kind: ChainKind, point: HookPoint, priority: i32) -> Hook {
+    Hook { kind, point, priority }
+}
+
+/// An interface's name as the kernel compares it.
+pub(crate) fn interface(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(IFNAMSIZ, 0);
+    bytes
+}
+
+fn unless_alive() -> Vec<Expr> {
+    vec![
+        Expr::Immediate { to: 0, data: ALIVE_KEY.to_vec() },
+        Expr::Lookup { set: ALIVE.to_owned(), from: 0, to: None, invert: true },
+        Expr::Verdict(Verdict::Return),
+    ]
+}
+
+/// What is in the middle of a TCP connection that nobody remembers is no business of another task:
+/// it stays here, where it is answered with a reset.
+fn unless_opening() -> Vec<Expr> {
+    vec![
+        Expr::Meta { key: MetaKey::L4Proto, to: 0 },
+        Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![TCP] },
+        Expr::Payload { base: PayloadBase::Transport, offset: TCP_FLAGS, len: 1, to: 0 },
+        Expr::Bitwise { from: 0, to: 0, mask: vec![SYN], xor: vec![0] },
+        Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![0] },
+        Expr::Verdict(Verdict::Return),
+    ]
+}
+
+fn unless_local() -> Vec<Expr> {
+    vec![
+        Expr::FibDaddrType { to: 0 },
+        Expr::Cmp { op: CmpOp::Ne, from: 0, data: RTN_LOCAL.to_ne_bytes().to_vec() },
+        Expr::Verdict(Verdict::Return),
+    ]
+}
+
+fn connection() -> Expr {
+    Expr::Ct { key: CtKey::Mark, to: 0 }
+}
+
+/// Whether the flag in the mark that `load` puts into register 0 compares so with none.
+fn flag_is(load: Expr, op: CmpOp) -> Vec<Expr> {
+    let (mask, none) = (FLAG.to_ne_bytes().to_vec(), vec![0; 4]);
+    vec![
+        load,
+        Expr::Bitwise { from: 0, to: 0, mask, xor: none.clone() },
+        Expr::Cmp { op, from: 0, data: none },
+    ]
+}
+
+/// Goes on where the address at this offset of the IPv4 header is in `net`.
+fn within(offset: u32, net: Ipv4Net) -> Vec<Expr> {
+    network(offset, CmpOp::Eq, net)
+}
+
+/// Goes on where the sender is in `net`, or is not.
+pub(crate) fn source_network(op: CmpOp, net: Ipv4Net) -> Vec<Expr> {
+    network(SADDR, op, net)
+}
+
+fn network(offset: u32, op: CmpOp, net: Ipv4Net) -> Vec<Expr> {
+    let (mask, xor) = (net.netmask().octets().to_vec(), vec![0; 4]);
+    vec![
+        Expr::Payload { base: PayloadBase::Network, offset, len: 4, to: 0 },
+        Expr::Bitwise { from: 0, to: 0, mask, xor },
+        Expr::Cmp { op, from: 0, data: net.network().octets().to_vec() },
+    ]
+}
+
+const GATE: &str = "gate";
+/// Ports and addresses that programs of the host have.
+const KEPT: &str = "kept";
+/// Ports that are to be had everywhere.
+const OPEN: &str = "open";
+/// Ports and the addresses where they are to be had.
+const ADDRESSES: &str = "addresses";
+/// Ports and the interfaces by which they are to be had.
+const INTERFACES: &str = "interfaces";
+
+/// The engine's own translation of published ports stands at -100.
+const BEFORE_THE_ENGINE: i32 = -110;
+/// The engine's own masquerade stands at 100.
+const BEFORE_ITS_MASQUERADE: i32 = 90;
+/// What is sent to make clients speak belongs to no connection.
+const BEFORE_CONNTRACK: i32 = -300;
+/// After conntrack (-200) and before any translation, so that what is for 127.0.0.0/8 here came so.
+const BEFORE_TRANSLATION: i32 = -150;
+
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+/// Offsets of the addresses in an IPv4 header (RFC 791).
+const SADDR: u32 = 12;
+const DADDR: u32 = 16;
+/// `RTN_LOCAL`.
+const RTN_LOCAL: u32 = 2;
+const IFNAMSIZ: usize = 16;
+const TCP: u8 = 6;
+/// Where a TCP header has its flags, and which of them opens a connection (RFC 9293).
+const TCP_FLAGS: u32 = 13;
+const SYN: u8 = 2;

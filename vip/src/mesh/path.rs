@@ -1,0 +1,104 @@
+//! One local task's namespace, made to answer through the node that was asked.
+//!
+//! Invariants
+//! - *only differences*: what is there is known from the last visit, or read back;
+//! - *right place*: a namespace is visited only while its cookie is the one that was meant;
+//! - *gone is not an error*: a namespace that has left needs nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use kernel::netns::Netns;
+use tokio::time::Instant;
+
+use super::error::MeshError;
+use super::laid::{self, LOOK, Laid, Layout};
+use super::plan::Way;
+use super::sysctls::{Need, Sysctls};
+use super::way;
+use crate::sandbox::open;
+
+/// What is known of a task's namespace since the last visit.
+#[derive(Debug)]
+pub(crate) struct Path {
+    way: Way,
+    cookie: u64,
+    inode: u64,
+    laid: Laid,
+    visited: Instant,
+}
+
+/// What a visit came to.
+#[derive(Debug, Default)]
+pub(crate) struct Visit {
+    pub(crate) path: Option<Path>,
+    pub(crate) changes: usize,
+    pub(crate) failure: Option<MeshError>,
+}
+
+impl Path {
+    /// Whether a visit would find nothing to do.
+    pub(crate) fn is_content(&self, way: &Way, now: Instant) -> bool {
+        self.way == *way && now.saturating_duration_since(self.visited) < LOOK
+    }
+
+    /// Where it was.
+    pub(crate) fn netns(&self) -> &PathBuf {
+        &self.way.netns
+    }
+}
+
+/// Visits a namespace and makes `way` true there.
+pub(crate) fn visit(way: Way, known: Option<Path>, sysctls: &Sysctls, now: Instant) -> Visit {
+    match settle(way, known, sysctls, now) {
+        Ok(Some((path, changes))) => Visit { path: Some(path), changes, failure: None },
+        Ok(None) => Visit::default(),
+        Err(failure) => Visit { failure: Some(failure), ..Visit::default() },
+    }
+}
+
+fn settle(
+    way: Way,
+    known: Option<Path>,
+    sysctls: &Sysctls,
+    now: Instant,
+) -> Result<Option<(Path, usize)>, MeshError> {
+    let Some(netns) = open(&way.netns, way.cookie)? else { return Ok(None) };
+    let inode = netns.inode();
+    // The socket keeps the namespace, so its inode number is nobody else's.
+    let known = known.filter(|it| it.inode == inode);
+    let cookie = match (&known, way.cookie) {
+        (Some(known), _) => known.cookie,
+        (None, Some(cookie)) => cookie,
+        (None, None) => netns.cookie()?,
+    };
+    let place = way::place(&netns, way.own)?.ok_or(MeshError::NoInterface(way.own))?;
+    let device = place.device.clone();
+    let accept = Need::Value("ipv4/tcp_fwmark_accept".to_owned(), "1");
+    sysctls.hold(&netns, cookie, &[Need::Loose(device.clone()), accept])?;
+    let mut changes = way::settle_routes(&netns, &device, &way.routers)?;
+    let frame = |_: &_| way::ruleset(&place, &way.routers);
+    let layout = Layout { wanted: Vec::new(), frame: &frame };
+    let (laid, more) = Laid::lay(&netns, known.map(|it| it.laid), &layout, now)?;
+    changes += more;
+    Ok(Some((Path { way, cookie, inode, laid, visited: now }, changes)))
+}
+
+/// Removes all of ours from a namespace that no plan names any more.
+pub(crate) fn leave(path: Path, sysctls: &Sysctls) -> Visit {
+    let left = || match open(&path.way.netns, Some(path.cookie))? {
+        Some(netns) => clear(&netns, path.cookie, sysctls),
+        None => Ok(sysctls.forget(path.cookie).map(|()| 0)?),
+    };
+    match left() {
+        Ok(changes) => Visit { changes, ..Visit::default() },
+        Err(failure) => Visit { path: Some(path), changes: 0, failure: Some(failure) },
+    }
+}
+
+/// Removes table, rules and routes, and puts sysctls back; gives how many things that were.
+pub(crate) fn clear(netns: &Netns, cookie: u64, sysctls: &Sysctls) -> Result<usize, MeshError> {
+    let table = usize::from(laid::remove(netns)?);
+    let routes = way::settle_routes(netns, "lo", &BTreeMap::new())?;
+    Ok(table + routes + sysctls.release(netns, cookie)?)
+}

@@ -1,0 +1,133 @@
+//! What is to be true of published ports: where each leads, and how its replies come back.
+//!
+//! A plan is plain values, ordered and comparable. What only the kernel knows (interfaces, the
+//! address of the engine's doorway) is found where the plan is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use registry::balance_spec::{Affinity, Bind};
+use registry::id::SandboxId;
+use registry::model::Protocol;
+
+/// All that a snapshot asks of the routing mesh on this node.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    /// Through the engine's namespace for the mesh, where there is one.
+    pub ingress: Option<Ingress>,
+    /// Ports that lead from the host straight to tasks, on networks that the host is on.
+    pub direct: BTreeMap<Port, Arc<Published>>,
+    /// The networks of the tasks of `direct`.
+    pub bridges: BTreeSet<Bridge>,
+    /// The namespaces of local tasks, by which way their replies leave.
+    pub ways: BTreeMap<SandboxId, Way>,
+}
+
+/// Swarm's ingress network on this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ingress {
+    /// The engine's namespace, which is on the ingress network and on the host's bridge.
+    pub netns: PathBuf,
+    /// The ingress network's subnets.
+    pub subnets: Vec<Ipv4Net>,
+    /// Its published ports.
+    pub ports: BTreeMap<Port, Arc<Published>>,
+    /// Tasks on that network that may hold connections.
+    pub alive: BTreeSet<Ipv4Addr>,
+    /// Whether tasks see the node in place of the client.
+    pub masquerade: bool,
+}
+
+/// A port of the node.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Port {
+    /// Its transport.
+    pub protocol: Protocol,
+    /// Its number, not 0.
+    pub number: u16,
+}
+
+/// Where new connections to a published port go.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Published {
+    /// The service's name, for people.
+    pub service: String,
+    /// Where tasks listen, in the order in which they get connections; a weight is several slots.
+    /// Empty: connections are refused.
+    pub slots: Vec<SocketAddrV4>,
+    /// Tasks that may hold connections: serving ones and those that drain.
+    pub alive: BTreeSet<Ipv4Addr>,
+    /// Which task a client gets.
+    pub affinity: Affinity,
+    /// Where the port is to be had; empty: everywhere.
+    pub bind: Vec<Bind>,
+}
+
+/// A network of the host that published ports lead to.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Bridge {
+    /// Its addresses.
+    pub subnet: Ipv4Net,
+    /// Its tasks have no way back to clients outside it: they see the host in their place.
+    pub internal: bool,
+}
+
+/// How a local task's replies find the node that their request came through.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Way {
+    /// What users call it.
+    pub name: String,
+    /// The task's namespace.
+    pub netns: PathBuf,
+    /// The namespace's cookie, when the source knew it.
+    pub cookie: Option<u64>,
+    /// The task's own address on the ingress network.
+    pub own: Ipv4Addr,
+    /// The nodes' ends of the ingress network, numbered: the number is in the marks of
+    /// connections, so it stays with its node.
+    pub routers: BTreeMap<u32, Ipv4Addr>,
+}
+
+impl Plan {
+    /// Whether no port is published.
+    pub fn is_empty(&self) -> bool {
+        self.direct.is_empty() && self.ingress.as_ref().is_none_or(|it| it.ports.is_empty())
+    }
+
+    /// All published ports with where they lead.
+    pub fn ports(&self) -> impl Iterator<Item = (&Port, &Arc<Published>)> {
+        self.ingress.iter().flat_map(|it| &it.ports).chain(&self.direct)
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.protocol)
+    }
+}
+
+/// `web -> 10.0.0.5:80 10.0.0.6:80`: fixtures and logs.
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ->", self.service)?;
+        if self.slots.is_empty() {
+            f.write_str(" refused")?;
+        }
+        self.slots.iter().try_for_each(|it| write!(f, " {it}"))?;
+        if self.affinity == Affinity::Client {
+            f.write_str(" by client")?;
+        }
+        for bind in &self.bind {
+            match bind {
+                Bind::Address(address) => write!(f, " at {address}")?,
+                Bind::Interface(name) => write!(f, " on {name}")?,
+                Bind::Nowhere => f.write_str(" nowhere")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -23,9 +23,12 @@ pub struct Cleaned {
     pub failures: Vec<String>,
 }
 
-/// Cleans all network namespaces of this host.
-pub fn clean_host() -> Cleaned {
+/// Cleans all network namespaces of this host. In `state_dir` it is written down what sysctls were.
+pub fn clean_host(state_dir: &Path) -> Cleaned {
     let mut cleaned = Cleaned::default();
+    if let Err(error) = vip::mesh::cleanup_firewall() {
+        cleaned.failures.push(error.to_string());
+    }
     for (path, netns) in namespaces() {
         cleaned.namespaces += 1;
         let dns = match resolver::cleanup(&netns) {
@@ -36,8 +39,9 @@ pub fn clean_host() -> Cleaned {
             outcome => outcome.map_err(|error| error.to_string()),
         };
         let vip = vip::cleanup(&netns).map_err(|error| error.to_string());
+        let mesh = vip::mesh::cleanup(&netns, state_dir).map_err(|error| error.to_string());
         let mut found = false;
-        for outcome in [dns, vip] {
+        for outcome in [dns, vip, mesh] {
             match outcome {
                 Ok(something) => found |= something,
                 Err(error) => cleaned.failures.push(format!("{}: {error}", path.display())),

@@ -35,6 +35,8 @@ pub struct Config {
     pub resolver: resolver::Config,
     /// VIPs.
     pub vip: vip::Config,
+    /// Published ports.
+    pub mesh: vip::mesh::Config,
     /// HTTP.
     pub router: router::config::Config,
     /// Where the command line asks.
@@ -95,6 +97,7 @@ impl Config {
             source: Source::World(world.to_owned()),
             admin_socket: run.join("portolan.sock"),
             vip: vip::Config { state_dir: state_dir.clone(), ..defaults.vip },
+            mesh: vip::mesh::Config { state_dir: state_dir.clone(), ..defaults.mesh },
             state_dir,
             router: router::config::Config {
                 http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
@@ -133,6 +136,11 @@ impl Default for Config {
                 pool: Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16),
                 state_dir: state_dir.clone(),
                 drain: vip::DRAIN,
+            },
+            mesh: vip::mesh::Config {
+                enabled: vip::mesh::Enabled::Auto,
+                client_ip: vip::mesh::ClientIp::Keep,
+                state_dir: state_dir.clone(),
             },
             state_dir,
             router: router::config::Config {

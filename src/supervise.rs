@@ -68,6 +68,8 @@ pub struct Live {
     pub resolver: Reports<resolver::Plan>,
     /// The VIP manager's last report.
     pub vip: Reports<vip::Plan>,
+    /// The routing mesh's last report.
+    pub mesh: Reports<vip::mesh::Plan>,
     /// The router's last report.
     pub router: Reports<router::RouteTable>,
     /// What the resolver counts.
@@ -164,6 +166,7 @@ impl Supervisor {
             judging::tell_of_vips(vip_table.clone(), world.clone(), events.clone(), stop.clone());
         tasks.spawn(telling);
         let vip = if parts.vip { starting.vip(vips)? } else { none() };
+        let mesh = if parts.vip { starting.mesh()? } else { none() };
         let resolver =
             if parts.resolver { starting.resolver(vip_table.clone(), given.dns)? } else { none() };
         let router = if parts.router { starting.router(vip_table, given.http)? } else { none() };
@@ -175,6 +178,7 @@ impl Supervisor {
             world,
             resolver,
             vip,
+            mesh,
             router,
             dns,
             upstream,
@@ -201,6 +205,7 @@ impl Supervisor {
         let goal = live.world.borrow().generation();
         if live.parts.vip {
             done(&mut live.vip, goal).await;
+            done(&mut live.mesh, goal).await;
         }
         if live.parts.resolver {
             done(&mut live.resolver, goal).await;
@@ -303,6 +308,11 @@ impl Starting<'_> {
     ) -> Result<Reports<vip::Plan>, StartError> {
         let config = self.config.vip.clone();
         self.consumer(move || Ok(vip::Vip::new(config.clone(), vips.clone())))
+    }
+
+    fn mesh(&mut self) -> Result<Reports<vip::mesh::Plan>, StartError> {
+        let config = self.config.mesh.clone();
+        self.consumer(move || Ok(vip::Mesh::new(config.clone())))
     }
 
     fn resolver(

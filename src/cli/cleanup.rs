@@ -7,6 +7,7 @@ use super::report::{failure, print, remark};
 use super::{USAGE, admin_socket};
 use crate::admin::client;
 use crate::cleanup::clean_host;
+use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Cleanup {}
@@ -24,7 +25,11 @@ impl Cleanup {
         if let Err(missing) = kernel::privilege::check() {
             return failure(&missing, 1);
         }
-        let cleaned = clean_host();
+        let state_dir = match Config::load(config) {
+            Ok(config) => config.state_dir,
+            Err(errors) => return failure(&errors, USAGE),
+        };
+        let cleaned = clean_host(&state_dir);
         let failed = u8::from(!cleaned.failures.is_empty());
         let text = format!(
             "looked at {} network namespaces, removed portolan's tables and routes from {}\n",

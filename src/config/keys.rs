@@ -50,7 +50,6 @@ const TRUST: &str = "router.clusters.NAME.trust";
 const TABLE: &[Key] = &[
     key("", "state_dir", "\"/var/lib/portolan\"", "where VIP leases and owner marks live"),
     later("", "registry", "etcd, for more than one machine"),
-    later("", "mesh", "the routing mesh"),
     key(
         "sources.docker",
         "endpoint",
@@ -94,6 +93,18 @@ const TABLE: &[Key] = &[
     key("vip", "pool", "\"240.240.0.0/16\"", "VIPs that the engine does not give come from here"),
     later("vip", "data_plane", "how traffic is spread"),
     key("vip", "drain", "\"10m\"", "how long draining tasks keep their connections"),
+    key(
+        "mesh",
+        "enabled",
+        "\"auto\"",
+        "published ports: `auto` where the engine's own mesh does not work, `on` in its place, `off`",
+    ),
+    key(
+        "mesh",
+        "client_ip",
+        "\"keep\"",
+        "whom tasks see behind a published port: `keep` the client, `masquerade` the node",
+    ),
     key(CLUSTER, "http", "\"0.0.0.0:8080\"", "where plain HTTP is accepted"),
     key(CLUSTER, "threads", "", "threads that serve; one per core unless set"),
     key(CLUSTER, "unknown_host", "404", "status for hosts that no service has, 404 or 503"),

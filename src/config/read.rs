@@ -20,7 +20,7 @@ use crate::log::Format;
 /// Reads everything; mistakes are recorded in `document`.
 pub(super) fn read(document: &Document<'_>) -> Config {
     let root = document.root();
-    let mut known = vec!["sources", "dns", "vip", "router", "admin", "log"];
+    let mut known = vec!["sources", "dns", "vip", "mesh", "router", "admin", "log"];
     known.extend(keys::names(""));
     root.only(&known);
     refuse_later(&root, "");
@@ -37,6 +37,10 @@ pub(super) fn read(document: &Document<'_>) -> Config {
         set(&mut config.vip.pool, table.get("pool", pool));
         let drain = table.get("drain", |it| time(it, Duration::ZERO..=MAX_WAIT));
         set(&mut config.vip.drain, drain);
+    }
+    config.mesh.state_dir.clone_from(&config.state_dir);
+    if let Some(table) = section(&root, "mesh", "mesh") {
+        mesh(&table, &mut config.mesh);
     }
     if let Some(table) = root.table("router") {
         table.only(&["clusters"]);
@@ -90,6 +94,14 @@ fn sources(table: &Table<'_>, config: &mut Config) {
             config.source = Source::World(path);
         }
     }
+}
+
+fn mesh(table: &Table<'_>, config: &mut vip::mesh::Config) {
+    use vip::mesh::{ClientIp, Enabled};
+    let enabled = [("auto", Enabled::Auto), ("on", Enabled::On), ("off", Enabled::Off)];
+    set(&mut config.enabled, table.get("enabled", |it| it.choice(&enabled)));
+    let client_ip = [("keep", ClientIp::Keep), ("masquerade", ClientIp::Masquerade)];
+    set(&mut config.client_ip, table.get("client_ip", |it| it.choice(&client_ip)));
 }
 
 fn dns(table: &Table<'_>, config: &mut resolver::Config) {

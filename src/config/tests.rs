@@ -75,6 +75,9 @@ const EVERYTHING: &str = r#"
         [vip]
         pool = "10.99.0.0/20"
         drain = "30s"
+        [mesh]
+        enabled = "on"
+        client_ip = "masquerade"
         [router.clusters.prod]
         http = ":80"
         threads = 3
@@ -132,6 +135,11 @@ fn everything_can_be_set() {
             pool: "10.99.0.0/20".parse().unwrap(),
             state_dir: "/var/tmp/p".into(),
             drain: seconds(30),
+        },
+        mesh: vip::mesh::Config {
+            enabled: vip::mesh::Enabled::On,
+            client_ip: vip::mesh::ClientIp::Masquerade,
+            state_dir: "/var/tmp/p".into(),
         },
         router: router::config::Config {
             http: "0.0.0.0:80".parse().unwrap(),
@@ -204,7 +212,7 @@ https = ":443"
 [router]
 http = ":80"
 [mesh]
-enabled = "auto"
+enabled = "yes"
 [admin]
 listen = ":9127"
 [log]
@@ -233,7 +241,7 @@ c:21: `router.clusters.a.trust.forwarded`: is a string and should be a list; put
 c:22: `router.clusters.a.https`: is known, but not in this version; leave it out
 c:23: `router.clusters.b`: is a second cluster, and this version serves one; leave it out, or run a second portolan for it
 c:25: `router.http`: is not a key here; known here are clusters
-c:26: `mesh`: is known, but not in this version; leave it out
+c:27: `mesh.enabled`: `yes` is none of `auto`, `on`, `off`; write `auto` or `on` or `off`
 c:29: `admin.listen`: `0.0.0.0:9127` is open to other machines, and who reaches it may read all; write `127.0.0.1:9127`
 c:31: `log.format`: `jsn` is none of `text`, `json`; did you mean `json`?
 c:32: `log.level`: `a=b=c` is not a log filter; write e.g. `info,resolver=debug`";

@@ -253,7 +253,14 @@ impl Choice {
     /// Loads a slot's number into register 2.
     fn exprs(self, slots: u32) -> Vec<Expr> {
         let source = |offset, base, len, to| Expr::Payload { base, offset, len, to };
-        let hash = |len| Expr::Jhash { from: CLASS, len, modulus: slots, seed: SEED, to: NUMBER };
+        let hash = |len| Expr::Jhash {
+            from: CLASS,
+            len,
+            modulus: slots,
+            seed: SEED,
+            offset: 0,
+            to: NUMBER,
+        };
         match self {
             // The kernel refuses to reckon modulo 1.
             _ if slots < 2 => vec![Expr::Immediate { to: NUMBER, data: vec![0; 4] }],

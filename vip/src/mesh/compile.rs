@@ -85,12 +85,11 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
             }
             owners.insert(key, service);
             let published = Arc::new(place.published(snapshot, service, port, &spec));
-            match place.network.ingress {
-                true => drop(ports.insert(key, published)),
-                false => {
-                    plan.bridges.extend(place.bridges());
-                    plan.direct.insert(key, published);
-                }
+            if place.network.ingress {
+                ports.insert(key, published);
+            } else {
+                plan.bridges.extend(place.bridges());
+                plan.direct.insert(key, published);
             }
         }
     }
@@ -173,14 +172,15 @@ impl<'a> Place<'a> {
         };
         let chosen = if near.is_empty() { serving } else { near };
         let network = &self.network.id;
-        let weighed =
-            chosen.iter().flat_map(|it| ipv4_of(it, network).map(|address| (address, it.weight)));
-        let slots = slots(weighed.collect());
+        let weighed = chosen
+            .iter()
+            .flat_map(|it| ipv4_of(it, network).map(|address| (IpAddr::V4(address), it.weight)));
+        let slots = slots(weighed.collect()).into_iter().filter_map(ipv4);
         let alive = tasks.iter().filter(|it| lives(it));
         let alive = alive.flat_map(|it| ipv4_of(it, network)).collect();
         Published {
             service: service.name.clone(),
-            slots: slots.into_iter().map(|it| SocketAddrV4::new(it, port.target)).collect(),
+            slots: slots.map(|it| SocketAddrV4::new(it, port.target)).collect(),
             alive,
             affinity: spec.affinity,
             bind: spec.bind.clone(),

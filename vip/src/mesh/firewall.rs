@@ -83,7 +83,7 @@ fn there_is(program: &str) -> bool {
     FOLDERS.iter().any(|it| std::path::Path::new(it).join(program).exists())
 }
 
-fn with<'a>(verb: &'a str) -> Vec<&'a str> {
+fn with(verb: &str) -> Vec<&str> {
     [&[verb, CHAIN], RULE].concat()
 }
 

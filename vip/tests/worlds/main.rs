@@ -11,7 +11,7 @@ mod changes;
 mod flows;
 mod foreign;
 mod health;
-mod relay;
 mod mesh;
 mod mesh_support;
+mod relay;
 mod support;

@@ -211,13 +211,7 @@ impl Place {
         thread::spawn(move || {
             while let Ok((mut stream, from)) = listener.accept() {
                 let said = format!("{name} sees {}\n", from.ip());
-                thread::spawn(move || {
-                    let mut say = || {
-                        stream.write_all(said.as_bytes())?;
-                        stream.read_exact(&mut [0])
-                    };
-                    while say().is_ok() {}
-                });
+                thread::spawn(move || while say(&said, &mut stream).is_ok() {});
             }
         });
         thread::spawn(move || {
@@ -252,6 +246,12 @@ impl Place {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     }
+}
+
+/// Says it, and waits until it is asked again.
+fn say(said: &str, stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(said.as_bytes())?;
+    stream.read_exact(&mut [0])
 }
 
 /// The next line of a connection.

@@ -74,6 +74,8 @@ pub struct Live {
     pub router: Reports<router::RouteTable>,
     /// What the resolver counts.
     pub dns: resolver::Meter,
+    /// What the VIP manager counts.
+    pub balancing: vip::Meter,
     /// Whom the resolver may ask outside.
     pub upstream: Arc<resolver::UpstreamConfig>,
     /// The parts that run.
@@ -156,6 +158,7 @@ impl Supervisor {
             world: world.clone(),
             stop: &stop,
             meter: resolver::Meter::default(),
+            balancing: vip::Meter::default(),
             probes: vip::health::Probes::default(),
             events: events.clone(),
             threads: vec![],
@@ -171,7 +174,7 @@ impl Supervisor {
             if parts.resolver { starting.resolver(vip_table.clone(), given.dns)? } else { none() };
         let router = if parts.router { starting.router(vip_table, given.http)? } else { none() };
         let consumers = starting.threads;
-        let (dns, probes) = (starting.meter, starting.probes);
+        let (dns, balancing, probes) = (starting.meter, starting.balancing, starting.probes);
         let upstream = Arc::new(config.resolver.upstream.clone());
         let source = Arc::new(config.source.clone());
         let live = Live {
@@ -181,6 +184,7 @@ impl Supervisor {
             mesh,
             router,
             dns,
+            balancing,
             upstream,
             parts,
             source,
@@ -282,6 +286,8 @@ struct Starting<'a> {
     stop: &'a CancellationToken,
     /// Counts on when the resolver is started anew.
     meter: resolver::Meter,
+    /// The same for the VIP manager.
+    balancing: vip::Meter,
     probes: vip::health::Probes,
     events: Events,
     threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
@@ -306,8 +312,8 @@ impl Starting<'_> {
         &mut self,
         vips: watch::Sender<Arc<VipTable>>,
     ) -> Result<Reports<vip::Plan>, StartError> {
-        let config = self.config.vip.clone();
-        self.consumer(move || Ok(vip::Vip::new(config.clone(), vips.clone())))
+        let (config, meter) = (self.config.vip.clone(), self.balancing.clone());
+        self.consumer(move || Ok(vip::Vip::new(config.clone(), vips.clone()).counting_on(&meter)))
     }
 
     fn mesh(&mut self) -> Result<Reports<vip::mesh::Plan>, StartError> {

@@ -89,6 +89,30 @@ fn metrics_parse_strictly_and_count_what_was_asked() {
 }
 
 #[test]
+fn metrics_count_the_connections_of_each_task_through_its_vip() {
+    let said = said_in_demo(
+        "vip=$(portolan exec app.1 dig +short db)
+         portolan exec app.1 sh -c \"sleep 30 | nc $vip 6379\" >/dev/null 2>&1 & held=$!
+         ask() { curl -s --unix-socket $PORTOLAN_SOCKET http://portolan/metrics > /run/metrics; }
+         is='portolan_vip_connections.*db.*tcp.* 1$'
+         for i in $(seq 40); do ask; grep -q \"$is\" /run/metrics && break; sleep 0.5; done
+         kill $held; cat /run/metrics",
+    );
+    let families = parse(&said);
+    let of = |family: &str, labels: &[(&str, &str)]| -> f64 {
+        let labels: Labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let samples = families.get(family).unwrap_or_else(|| panic!("no {family} in {said}"));
+        *samples.get(&labels).unwrap_or_else(|| panic!("no {family}{labels:?} in {said}"))
+    };
+    let task = [("service", "db"), ("network", "backend"), ("task", "10.20.2.31")];
+    let held = of("portolan_vip_connections", &[&task[..], &[("protocol", "tcp")]].concat());
+    assert!((held - 1.0).abs() < 0.1, "{said}");
+    assert!(of("portolan_vip_tables", &[]) > 0.5, "{said}");
+    assert!(of("portolan_vip_takeovers_total", &[("how", "made")]) > 0.5, "{said}");
+    assert!(of("portolan_vip_transaction_seconds_count", &[]) > 0.5, "{said}");
+}
+
+#[test]
 fn what_changes_something_is_done_for_the_socket_and_for_nobody_at_the_port() {
     let said = said_with_port(
         "ask() { curl -s -o /run/two/body -w '%{http_code}\\n' \"$@\"; cat /run/two/body; echo; }

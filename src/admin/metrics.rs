@@ -1,7 +1,9 @@
 //! What `/metrics` tells, from what the parts count and last said.
 //!
-//! Always true here: the number of series depends on the number of networks and upstream servers,
-//! never on names, clients or hosts.
+//! Always true here: the number of series depends on the number of networks, upstream servers and,
+//! up to a bound, tasks, never on names, clients or hosts.
+
+mod vip;
 
 use registry::Report;
 use resolver::{CacheFigures, Counts, ServerProtocol, Standing, UpstreamState};
@@ -11,7 +13,7 @@ use super::exposition::{Exposition, Family};
 use super::views;
 use crate::supervise::Live;
 
-/// Everything, in Prometheus' text format.
+/// Everything, in Prometheus' text format. May take half a second: for a thread that may block.
 pub(super) fn text(live: &Live) -> String {
     let mut text = Exposition::default();
     let build = "Always 1; the labels say which version runs.";
@@ -25,6 +27,10 @@ pub(super) fn text(live: &Live) -> String {
         upstreams(&mut text, &live.dns.states());
         kept(&mut text, live.dns.cache(), live.dns.in_flight());
     }
+    if live.parts.vip {
+        vip::vip(&mut text, &live.balancing);
+    }
+    vip::probes(&mut text, &live.probes);
     text.finish()
 }
 

@@ -133,7 +133,7 @@ impl Rights {
 }
 
 async fn respond<B>(
-    live: &Live,
+    live: &Arc<Live>,
     slow: &Slow,
     rights: Rights,
     request: &Request<B>,
@@ -152,7 +152,13 @@ async fn respond<B>(
         return wrong_method("only POST, on the admin socket, is understood", "POST");
     }
     if path == "/metrics" {
-        return body(StatusCode::OK, exposition::CONTENT_TYPE, metrics::text(live));
+        let live = Arc::clone(live);
+        return match tokio::task::spawn_blocking(move || metrics::text(&live)).await {
+            Ok(text) => body(StatusCode::OK, exposition::CONTENT_TYPE, text),
+            Err(failure) => {
+                json(StatusCode::INTERNAL_SERVER_ERROR, &api::error(&failure.to_string()))
+            }
+        };
     }
     if path == events::EVENTS {
         return json(StatusCode::OK, &events::answer(live, &slow.followers, query).await);

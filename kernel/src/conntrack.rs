@@ -1,7 +1,8 @@
 //! What conntrack remembers of flows: reading it, and deleting what leads nowhere.
 //!
 //! Always true here: an entry is deleted by its own tuple and number, so that a flow that began
-//! meanwhile on the same ports stays. Only IPv4 and IPv6 entries are seen. To look costs
+//! meanwhile on the same ports stays, unless it got the very same place in the kernel's memory, of
+//! which the number is made: what has [`Flow::ended`] is better left alone. Only IPv4 and IPv6 entries are seen. To look costs
 //! milliseconds, however few there are: the kernel walks one table for all namespaces; where the
 //! namespace has none, nothing is walked.
 
@@ -28,6 +29,7 @@ pub struct FlowFilter {
 
 /// A flow as conntrack knows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent, as the kernel's bits are")]
 pub struct Flow {
     /// IP protocol number: 6 TCP, 17 UDP.
     pub protocol: u8,
@@ -53,6 +55,9 @@ pub struct Flow {
     pub replied: bool,
     /// TCP: opened, and neither side has begun to close. Other protocols: there was an answer.
     pub open: bool,
+    /// TCP: both sides have closed, or one has reset it: its ports may be in use anew. Conntrack
+    /// remembers it for some minutes.
+    pub ended: bool,
 }
 
 /// A flow, and what names it to the kernel.
@@ -191,6 +196,25 @@ impl Conntrack {
         self.channel.dump(kind, ENTRIES_MAX, write_header, picked).map_err(failed)
     }
 
+    /// What has become of a flow; `None`: it is gone, or another one has its ports now.
+    pub fn look_again(&mut self, entry: &Entry) -> Result<Option<Flow>, ConntrackError> {
+        let mut now = None;
+        let kind = KIND | IPCTNL_MSG_CT_GET;
+        let asked = self.channel.ask(
+            kind,
+            0,
+            |it| entry.write(it),
+            |message| {
+                now = Entry::read(message).filter(|it| it.id == entry.id).map(|it| it.flow);
+            },
+        );
+        match asked {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(source) => Err(ConntrackError::Refused { what: "read a flow", source }),
+            Ok(()) => Ok(now),
+        }
+    }
+
     /// Deletes a flow; whether it was still there.
     pub fn delete(&mut self, entry: &Entry) -> Result<bool, ConntrackError> {
         match self.channel.request(KIND | IPCTNL_MSG_CT_DELETE, 0, |it| entry.write(it)) {
@@ -241,6 +265,7 @@ impl Entry {
         let original = Tuple::read(&Attributes::new(tuple))?;
         let reply = Tuple::read(&attributes.nested(CTA_TUPLE_REPLY))?;
         let status = attributes.be32(CTA_STATUS).unwrap_or_default();
+        let state = tcp_state(&attributes);
         let flow = Flow {
             protocol: original.protocol,
             original_source: original.source,
@@ -254,9 +279,10 @@ impl Entry {
             nat: status & IPS_NAT_MASK != 0,
             replied: status & IPS_SEEN_REPLY != 0,
             open: match original.protocol {
-                IPPROTO_TCP => tcp_state(&attributes) == Some(TCP_CONNTRACK_ESTABLISHED),
+                IPPROTO_TCP => state == Some(TCP_CONNTRACK_ESTABLISHED),
                 _ => status & IPS_SEEN_REPLY != 0,
             },
+            ended: state.is_some_and(|it| TCP_CONNTRACK_ENDED.contains(&it)),
         };
         Some(Self {
             flow,
@@ -335,6 +361,8 @@ const CTA_FILTER_F_IP_DST: u32 = 1 << 1;
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const TCP_CONNTRACK_ESTABLISHED: u8 = 3;
+/// `LAST_ACK`, `TIME_WAIT` and `CLOSE`.
+const TCP_CONNTRACK_ENDED: std::ops::RangeInclusive<u8> = 6..=8;
 const IPPROTO_TCP: u8 = 6;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;

@@ -51,9 +51,38 @@ impl SockDiagError {
     }
 }
 
-/// Destroys the TCP sockets with these local and peer addresses (as the program sees them, before
-/// translation): its next read or write fails with `ECONNABORTED`. Gives how many there were.
-/// Sockets that speak IPv4 as `::ffff:a.b.c.d` are found by the IPv4 addresses.
+/// Asks for sockets of one namespace to be destroyed.
+#[derive(Debug)]
+pub struct SockDiag {
+    channel: Channel,
+}
+
+impl SockDiag {
+    /// Opens a socket inside the namespace; it works from any thread, and keeps the namespace.
+    pub fn open(netns: &Netns) -> Result<Self, SockDiagError> {
+        let opened = netns.run(|| Channel::open(SOCK_DIAG))?;
+        Ok(Self { channel: opened.map_err(|source| SockDiagError::Open { source })? })
+    }
+
+    /// Destroys the TCP socket with these local and peer addresses (as the program sees them,
+    /// before translation): its next read or write fails with `ECONNABORTED`, and its peer gets a
+    /// reset. Whether there was one. A socket that speaks IPv4 as `::ffff:a.b.c.d` is found by the
+    /// IPv4 addresses.
+    pub fn destroy_tcp(
+        &mut self,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<bool, SockDiagError> {
+        match self.channel.request(SOCK_DESTROY, 0, |it| write_ends(it, local, peer)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(source) => Err(SockDiagError::Refused { local, peer, source }),
+        }
+    }
+}
+
+/// Destroys the TCP sockets with these ends, as [`SockDiag::destroy_tcp`] does; gives how many
+/// there were.
 pub fn destroy_tcp(
     netns: &Netns,
     ends: &[(SocketAddr, SocketAddr)],
@@ -61,15 +90,10 @@ pub fn destroy_tcp(
     if ends.is_empty() {
         return Ok(0);
     }
-    let opened = netns.run(|| Channel::open(SOCK_DIAG))?;
-    let mut channel = opened.map_err(|source| SockDiagError::Open { source })?;
+    let mut sockets = SockDiag::open(netns)?;
     let mut destroyed = 0;
     for &(local, peer) in ends {
-        match channel.request(SOCK_DESTROY, 0, |it| write_ends(it, local, peer)) {
-            Ok(()) => destroyed += 1,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(source) => return Err(SockDiagError::Refused { local, peer, source }),
-        }
+        destroyed += usize::from(sockets.destroy_tcp(local, peer)?);
     }
     Ok(destroyed)
 }

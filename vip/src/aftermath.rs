@@ -57,13 +57,15 @@ pub(crate) struct Scene<'a> {
 }
 
 impl Aftermath {
-    /// Takes note of a new plan; `before` are the tables of the last one.
+    /// Takes note of a new plan; `before` are the tables of the last one, `tables` its own.
     pub(crate) fn compiled(
         &mut self,
         world: &Arc<Snapshot>,
         plan: &Plan,
         before: &BTreeMap<SandboxId, Arc<Balances>>,
+        tables: &Arc<BTreeMap<SandboxId, Arc<Balances>>>,
     ) {
+        self.cutter.plan(tables);
         self.world = Arc::clone(world);
         self.living = None;
         self.draining = draining(plan);

@@ -47,7 +47,7 @@ pub struct Vip {
     loading: Notes,
     addresses: watch::Sender<Arc<Addresses>>,
     /// The tables of the last plan, to be shared by the next.
-    tables: BTreeMap<SandboxId, Arc<Balances>>,
+    tables: Arc<BTreeMap<SandboxId, Arc<Balances>>>,
     sandboxes: BTreeMap<SandboxId, Visited>,
     aftermath: Aftermath,
     watches: Watches,
@@ -100,7 +100,7 @@ impl Vip {
             stored,
             loading,
             addresses,
-            tables: BTreeMap::new(),
+            tables: Arc::default(),
             sandboxes: BTreeMap::new(),
             aftermath: Aftermath::default(),
             watches: Watches::default(),
@@ -225,9 +225,10 @@ impl Consumer for Vip {
             // No source has said anything yet: nobody's address is given up for that.
             plan.leases = Arc::clone(&self.leases);
         }
-        self.aftermath.compiled(snapshot, &plan, &self.tables);
-        self.tables =
-            plan.sandboxes.iter().map(|(id, it)| (id.clone(), Arc::clone(&it.balances))).collect();
+        let tables = plan.sandboxes.iter().map(|(id, it)| (id.clone(), Arc::clone(&it.balances)));
+        let tables = Arc::new(tables.collect());
+        self.aftermath.compiled(snapshot, &plan, &self.tables, &tables);
+        self.tables = tables;
         self.leases = Arc::clone(&plan.leases);
         self.addresses.send_if_modified(|published| {
             let news = *published != plan.addresses;

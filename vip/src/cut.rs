@@ -3,8 +3,8 @@
 //! Invariants
 //! - *nobody waits for it*: looking through conntrack costs milliseconds a namespace, so it is done
 //!   beside the changes, which by then hold: new connections already go where they should;
-//! - *one at a time*: what is asked of a sandbox meanwhile is added to what waits for it, and judged
-//!   by what was known last;
+//! - *one at a time*: what is asked of a sandbox meanwhile is added to what waits for it;
+//! - *judged by the newest plan*: a task that was gone when the cutting was asked for may be back;
 //! - *not given up*: what failed is tried again.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::flows::{Judge, Severed};
 use crate::meter::{Meter, Metrics};
+use crate::plan::Balances;
 use crate::sandbox::{self, SandboxError};
 
 /// What is to be cut in one sandbox.
@@ -42,9 +43,16 @@ struct Shared {
     waiting: BTreeMap<SandboxId, Cut>,
     failed: Vec<(SandboxId, Cut, SandboxError)>,
     working: bool,
+    /// The tables of the newest plan.
+    newest: Arc<BTreeMap<SandboxId, Arc<Balances>>>,
 }
 
 impl Cutter {
+    /// There is a new plan, with these tables.
+    pub(crate) fn plan(&self, tables: &Arc<BTreeMap<SandboxId, Arc<Balances>>>) {
+        lock(&self.shared).newest = Arc::clone(tables);
+    }
+
     /// Adds what is to be cut. At most one entry a sandbox waits.
     pub(crate) fn add(&self, id: SandboxId, cut: Cut) {
         lock(&self.shared).add(id, cut);
@@ -107,7 +115,8 @@ fn work(shared: &Mutex<Shared>, metrics: &Metrics) {
     loop {
         let next = lock(shared).next();
         let Some((id, cut)) = next else { return };
-        match cut.carry_out() {
+        let newest = || lock(shared).newest.get(&id).cloned();
+        match cut.carry_out(newest) {
             Ok(Severed { connections, resets, moved }) => {
                 Metrics::add(&metrics.connections_cut, connections);
                 Metrics::add(&metrics.resets, resets);
@@ -135,11 +144,14 @@ impl Cut {
         }
     }
 
-    fn carry_out(&self) -> Result<Severed, SandboxError> {
+    fn carry_out(
+        &self,
+        newest: impl Fn() -> Option<Arc<Balances>>,
+    ) -> Result<Severed, SandboxError> {
         let Some(netns) = sandbox::open(&self.netns, Some(self.cookie))? else {
             return Ok(Severed::default());
         };
-        let severed = self.judge.carry_out(&netns)?;
+        let severed = self.judge.carry_out(&netns, newest)?;
         if severed != Severed::default() {
             let Severed { connections, resets, moved } = severed;
             let sandbox = &self.name;

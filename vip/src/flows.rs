@@ -8,15 +8,18 @@
 //! - *told, not left waiting*: the client's socket is destroyed first, while the translation still
 //!   leads its reset to the task, then the entry is deleted. One that still tries to connect is
 //!   left alone: its next try is led to a task that serves;
+//! - *no other one hit*: a client's socket is known by its ports, and a port is used anew as soon as
+//!   its connection has ended: what has ended is left alone, and each flow is looked at once more
+//!   right before. Its number in conntrack tells no more: it is made of the entry's place in memory;
 //! - a judgement is pure.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use kernel::conntrack::{Conntrack, Entry, Flow, FlowFilter};
+use kernel::conntrack::{Conntrack, Flow, FlowFilter};
 use kernel::netns::Netns;
-use kernel::sock_diag;
+use kernel::sock_diag::SockDiag;
 
 use crate::drain::Drain;
 use crate::plan::{Balance, Balances};
@@ -60,13 +63,13 @@ impl Judge {
         }
         let Some(balance) = self.balances.get(&vip) else {
             let gone = |it: &Arc<BTreeSet<IpAddr>>| !it.contains(&flow.reply_source);
-            return flow.nat && self.living.as_ref().is_some_and(gone);
+            return flow.nat && !flow.ended && self.living.as_ref().is_some_and(gone);
         };
         let task = flow.reply_source;
         if flow.protocol != TCP {
             return !balance.has_serving(task);
         }
-        let ours = flow.nat || !flow.replied;
+        let ours = (flow.nat || !flow.replied) && !flow.ended;
         ours && (!balance.alive.contains(&task) || self.has_expired(vip, balance, task))
     }
 
@@ -86,9 +89,20 @@ impl Judge {
         FlowFilter { original_destination, ..FlowFilter::default() }
     }
 
-    /// Cuts what leads nowhere in one namespace.
-    pub(crate) fn carry_out(&self, netns: &Netns) -> Result<Severed, SandboxError> {
-        sever(netns, &self.filter(), |flow| self.dooms(flow))
+    /// Cuts what leads nowhere in one namespace, also by the `newest` tables at that moment: a task
+    /// that was gone may be back, and have new connections.
+    pub(crate) fn carry_out(
+        &self,
+        netns: &Netns,
+        newest: impl Fn() -> Option<Arc<Balances>>,
+    ) -> Result<Severed, SandboxError> {
+        let still = |flow: &Flow| match newest() {
+            Some(balances) if !Arc::ptr_eq(&balances, &self.balances) => {
+                Self { balances, ..self.clone() }.dooms(flow)
+            }
+            Some(_) | None => self.dooms(flow),
+        };
+        sever_if(netns, &self.filter(), |flow| self.dooms(flow), still)
     }
 }
 
@@ -100,31 +114,49 @@ pub fn sever(
     filter: &FlowFilter,
     dooms: impl Fn(&Flow) -> bool,
 ) -> Result<Severed, SandboxError> {
+    sever_if(netns, filter, &dooms, &dooms)
+}
+
+/// As [`sever`], with another look at each flow right before it is cut.
+fn sever_if(
+    netns: &Netns,
+    filter: &FlowFilter,
+    dooms: impl Fn(&Flow) -> bool,
+    still: impl Fn(&Flow) -> bool,
+) -> Result<Severed, SandboxError> {
     let mut conntrack = Conntrack::open(netns)?;
     let doomed = conntrack.entries(filter, dooms)?;
-    let resets = destroy_clients(netns, &doomed)?;
-    let mut severed = Severed { resets, ..Severed::default() };
+    let mut sockets = None;
+    let mut severed = Severed::default();
     for entry in &doomed {
-        let there = conntrack.delete(entry)?;
-        match entry.flow().protocol {
-            // Destroying its socket may have ended it.
-            TCP => severed.connections += 1,
-            _ => severed.moved += usize::from(there),
+        // Since the list was made it may have ended, and its port may be a live connection's.
+        let Some(flow) = conntrack.look_again(entry)?.filter(&still) else { continue };
+        if flow.protocol != TCP {
+            severed.moved += usize::from(conntrack.delete(entry)?);
+            continue;
         }
+        severed.connections += 1;
+        if flow.nat && flow.replied && reset(netns, &mut sockets, &flow)? {
+            severed.resets += 1;
+            // The reset ended it, and a new one may have its number.
+            if conntrack.look_again(entry)?.is_none_or(|it| it.ended) {
+                continue;
+            }
+        }
+        conntrack.delete(entry)?;
     }
     Ok(severed)
 }
 
-fn destroy_clients(netns: &Netns, doomed: &[Entry]) -> Result<usize, SandboxError> {
-    let flows = doomed.iter().map(Entry::flow);
-    let connected = flows.filter(|it| it.protocol == TCP && it.nat && it.replied);
-    let ends: Vec<_> = connected
-        .map(|it| {
-            let client = SocketAddr::new(it.original_source, it.original_source_port);
-            (client, SocketAddr::new(it.original_destination, it.original_port))
-        })
-        .collect();
-    Ok(sock_diag::destroy_tcp(netns, &ends)?)
+/// Destroys the socket of the flow's client, if that is in the namespace.
+fn reset(netns: &Netns, sockets: &mut Option<SockDiag>, flow: &Flow) -> Result<bool, SandboxError> {
+    let sockets = match sockets {
+        Some(sockets) => sockets,
+        none => none.insert(SockDiag::open(netns)?),
+    };
+    let client = SocketAddr::new(flow.original_source, flow.original_source_port);
+    let vip = SocketAddr::new(flow.original_destination, flow.original_port);
+    Ok(sockets.destroy_tcp(client, vip)?)
 }
 
 #[cfg(test)]
@@ -176,12 +208,15 @@ mod tests {
             nat,
             replied,
             open: replied,
+            ended: false,
         }
     }
 
     #[test]
     fn connections_end_with_their_task_or_with_its_drain_time() {
         let dooms = |last, nat, replied| judge().dooms(&flow(TCP, VIP, task(last), nat, replied));
+        let ended = Flow { ended: true, ..flow(TCP, VIP, task(5), true, true) };
+        assert!(!judge().dooms(&ended), "its port may be in use anew");
         for last in [1, 2, 3] {
             assert!(!dooms(last, true, true), "{last} lives");
             assert!(!dooms(last, true, false), "{last} may still answer");

@@ -99,7 +99,8 @@ fn astray(netns: &Netns, balances: &Balances) -> Result<Vec<Flow>, SandboxError>
     let mut flows = conntrack::flows(netns)?;
     flows.retain(|flow| {
         let balance = balances.get(&flow.original_destination);
-        flow.nat && balance.is_some_and(|it| !it.alive.contains(&flow.reply_source))
+        let led = flow.nat && !flow.ended;
+        led && balance.is_some_and(|it| !it.alive.contains(&flow.reply_source))
     });
     flows.truncate(MOST);
     Ok(flows)

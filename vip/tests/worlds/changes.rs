@@ -1,13 +1,9 @@
 //! Changes under load, restarts, and what others do to the table.
 
-use std::io;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::support::{Host, Manager, Text, World, call, echo, send};
+use crate::support::{Host, Load, Manager, Text, World, call, echo, send};
 use kernel::nft::{Batch, Expr, Family, Socket, Table};
 use registry::Consumer;
 
@@ -36,7 +32,7 @@ async fn ten_thousand_swaps_under_a_load_of_connects_fail_none() {
         .collect();
     let first = manager.vip.apply(&plans[3]).await;
     assert!(first.failures.is_empty(), "{:?}", first.failures);
-    let load = Load::begin(client, 2);
+    let load = Load::begin(client.netns, 2, WEB);
     let begun = tokio::time::Instant::now();
     let mut swaps = 0;
     while swaps < 10_000 || begun.elapsed() < UNDER_LOAD {
@@ -52,44 +48,6 @@ async fn ten_thousand_swaps_under_a_load_of_connects_fail_none() {
 
 /// Long enough for thousands of connects and swaps.
 const UNDER_LOAD: Duration = Duration::from_secs(3);
-
-/// Threads that call a VIP from one host, over and over.
-struct Load {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<(usize, Vec<io::Error>)>>,
-}
-
-impl Load {
-    fn begin(client: Host, threads: usize) -> Self {
-        let (stop, client) = (Arc::new(AtomicBool::new(false)), Arc::new(client));
-        let thread = |_| {
-            let (stop, client) = (Arc::clone(&stop), Arc::clone(&client));
-            let work = move || {
-                let (mut done, mut failed) = (0, Vec::new());
-                while !stop.load(Ordering::Relaxed) {
-                    failed.extend(call(WEB).err());
-                    done += 1;
-                }
-                (done, failed)
-            };
-            thread::spawn(move || client.netns.run(work).unwrap())
-        };
-        let threads = (0..threads).map(thread).collect();
-        Self { stop, threads }
-    }
-
-    /// How many calls there were, and what those said that failed.
-    fn end(self) -> (usize, Vec<io::Error>) {
-        self.stop.store(true, Ordering::Relaxed);
-        let (mut done, mut failed) = (0, Vec::new());
-        for thread in self.threads {
-            let (more, errors) = thread.join().unwrap();
-            done += more;
-            failed.extend(errors);
-        }
-        (done, failed)
-    }
-}
 
 /// The table as `Vip` leaves it for one service of two tasks.
 async fn one_service(world: &mut World) -> (Host, Vec<Host>, String, Manager) {

@@ -10,7 +10,7 @@ use kernel::conntrack::{self, Flow};
 use kernel::socket;
 use registry::Consumer;
 
-use crate::support::{Host, Manager, PORT, Text, World, ask, echo, wait_until};
+use crate::support::{Host, Load, Manager, PORT, Text, World, ask, echo, wait_until};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 2);
 const MOVED: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 3);
@@ -287,6 +287,38 @@ async fn a_client_inside_the_way_into_a_network_is_told_too() {
     manager.make(&text("stopped")).await;
     assert_eq!(first.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
     assert_eq!(echo(streams.get_mut("web.2").unwrap()).unwrap(), "web.2");
+}
+
+/// Every port is used anew every few milliseconds, so conntrack is full of ended flows to the task
+/// that goes, from ports that live connections to the other task have.
+#[tokio::test]
+async fn a_live_connection_is_not_cut_for_an_ended_one_from_the_same_port() {
+    let mut world = World::new();
+    let tasks = world.tasks("web", 2, 11);
+    let client = world.host("client", 100);
+    let path = world.path("client");
+    let mut manager = world.manager();
+    manager.make(&web(WEB, &["serving", "serving"], &client, &path)).await;
+    let few_ports = || std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40127");
+    client.netns.run(few_ports).unwrap().unwrap();
+    let netns = kernel::netns::Netns::open(&path).unwrap();
+    let load = Load::begin(netns, 2, WEB);
+    for _ in 0..50 {
+        manager.make(&web(WEB, &["draining", "serving"], &client, &path)).await;
+        // What goes to the task now ends, so that there is nothing to be cut.
+        let living = || {
+            let flows = conntrack::flows(&client.netns).unwrap();
+            flows.iter().filter(|it| it.reply_source == tasks[0].address && !it.ended).count()
+        };
+        wait_until(living, |it| *it == 0).await;
+        manager.make(&web(WEB, &["stopped", "serving"], &client, &path)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        manager.make(&web(WEB, &["serving", "serving"], &client, &path)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (done, failed) = load.end();
+    assert!(failed.is_empty(), "{} of {done}: {:?}", failed.len(), failed[0]);
+    assert!(done > 500, "only {done} connections");
 }
 
 /// Steps through all states of three tasks; what lives is never cut, what is gone always is.

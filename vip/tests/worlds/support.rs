@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kernel::netns::Netns;
@@ -195,6 +195,44 @@ impl Host {
     /// Whether `address` answers an ICMP echo request.
     pub(crate) fn ping(&self, address: Ipv4Addr) -> io::Result<()> {
         self.netns.run(|| ping(address)).unwrap()
+    }
+}
+
+/// Threads that call a VIP from one host, over and over.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<(usize, Vec<io::Error>)>>,
+}
+
+impl Load {
+    pub(crate) fn begin(netns: Netns, threads: usize, vip: Ipv4Addr) -> Self {
+        let (stop, netns) = (Arc::new(AtomicBool::new(false)), Arc::new(netns));
+        let thread = |_| {
+            let (stop, netns) = (Arc::clone(&stop), Arc::clone(&netns));
+            let work = move || {
+                let (mut done, mut failed) = (0, Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    failed.extend(call(vip).err());
+                    done += 1;
+                }
+                (done, failed)
+            };
+            thread::spawn(move || netns.run(work).unwrap())
+        };
+        let threads = (0..threads).map(thread).collect();
+        Self { stop, threads }
+    }
+
+    /// How many calls there were, and what those said that failed.
+    pub(crate) fn end(self) -> (usize, Vec<io::Error>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (mut done, mut failed) = (0, Vec::new());
+        for thread in self.threads {
+            let (more, errors) = thread.join().unwrap();
+            done += more;
+            failed.extend(errors);
+        }
+        (done, failed)
     }
 }
 

@@ -97,6 +97,7 @@ async fn once(live: &Live) -> Vec<Section> {
     let mut sections = vec![registry(live).await];
     if live.parts.vip {
         sections.extend(kernel(live).await);
+        sections.push(mesh(live).await);
     }
     if live.parts.resolver {
         sections.push(dns(live).await);
@@ -184,6 +185,24 @@ fn look(place: &SandboxPlan) -> (Vec<String>, Vec<String>) {
         }
         Err(error) => (vec![line(error.to_string())], Vec::new()),
     }
+}
+
+/// Where published ports lead.
+async fn mesh(live: &Live) -> Section {
+    let name = "published ports and kernel";
+    let plan = live.mesh.borrow().as_ref().map(|it| Arc::clone(&it.plan));
+    let Some(plan) = plan else {
+        let differences = vec!["no plan was made yet".to_owned()];
+        return Section { name, looked_at: String::new(), differences };
+    };
+    let looked_at = format!("{} ports", plan.ports().count());
+    let looked = tokio::task::spawn_blocking(move || vip::mesh::inspect(&plan)).await;
+    let differences = match looked {
+        Ok(Ok(differences)) => differences,
+        Ok(Err(error)) => vec![error.to_string()],
+        Err(error) => vec![format!("a look failed: {error}")],
+    };
+    Section { name, looked_at, differences }
 }
 
 async fn dns(live: &Live) -> Section {

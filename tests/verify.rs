@@ -13,6 +13,7 @@ fn verify_finds_nothing_where_nothing_was_touched() {
         "world file and registry: the same (2 networks, 3 services, 8 tasks, 8 sandboxes)\n",
         "plan and kernel: the same (2 VIPs, tables and routes of 8 namespaces)\n",
         "tasks and conntrack: the same (flows in 8 namespaces)\n",
+        "published ports and kernel: the same (",
         "plan and DNS answers: the same (",
     ] {
         assert!(said.contains(section), "{section} in {said}");
@@ -31,6 +32,24 @@ fn verify_tells_what_somebody_took_out_of_a_sandbox() {
     assert!(said.contains("plan and kernel: 1 difference"), "{said}");
     assert!(said.contains(missing), "{said}");
     assert!(said.ends_with("status 1\n"), "{said}");
+}
+
+#[test]
+fn verify_tells_where_a_published_port_leads_otherwise_than_planned() {
+    let said = said_in_demo(
+        "sed -i '/^name = \"web\"/a ports = [{ published = 8000, target = 8080, protocol = \"tcp\" }]' \
+             /run/portolan/world.toml
+         for i in $(seq 50); do curl -s -m 2 http://10.20.1.1:8000/ && break; sleep 0.2; done
+         portolan verify | grep ports
+         nft delete table ip portolan_mesh
+         portolan verify | grep -A1 ports",
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    let [called, fine, differs, what] = lines.try_into().unwrap_or_else(|_| panic!("{said}"));
+    assert!(called.starts_with("web."), "{said}");
+    assert_eq!(fine, "published ports and kernel: the same (1 ports)");
+    assert_eq!(differs, "published ports and kernel: 1 difference (1 ports)");
+    assert_eq!(what, "  the host: its table is missing");
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod error;
 mod firewall;
 mod gate;
 mod ground;
+mod inspect;
 mod laid;
 mod path;
 pub mod plan;
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 pub use self::compile::{ClientIp, Config, Enabled, compile};
 pub use self::error::MeshError;
 pub use self::firewall::FirewallError;
+pub use self::inspect::inspect;
 pub use self::plan::{Plan, Port, Published};
 pub use self::sysctls::SysctlsError;
 

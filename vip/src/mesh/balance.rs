@@ -140,6 +140,11 @@ impl Balancing {
         found
     }
 
+    /// Where each port leads.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (Port, &[SocketAddrV4])> {
+        self.ports.iter().map(|(port, it)| (*port, it.slots.as_slice()))
+    }
+
     /// Whether the next transaction has something to clear away.
     pub(crate) fn has_leavings(&self) -> bool {
         self.ports.values().any(|it| !it.old.is_empty())

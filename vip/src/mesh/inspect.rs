@@ -1,0 +1,94 @@
+//! What the kernel does with published ports, looked at anew and compared with the plan.
+//!
+//! Always true here: nothing is changed, and nothing is believed that was known before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
+
+use kernel::netns::Netns;
+use kernel::nft::Socket;
+
+use super::balance::Balancing;
+use super::error::MeshError;
+use super::gate::{self, Host};
+use super::ground;
+use super::plan::{Ingress, Plan, Port};
+use super::table::{self, Ruleset};
+use crate::sandbox::open;
+
+/// What differs from `plan`, a line each; empty: nothing does. A port that a program of the host
+/// keeps, and an engine's own mesh that is left alone, are no differences.
+pub fn inspect(plan: &Plan) -> Result<Vec<String>, MeshError> {
+    if plan.is_empty() {
+        return Ok(Vec::new());
+    }
+    let host = Netns::this()?;
+    let mut lines = Vec::new();
+    let mut wanted: Led =
+        plan.direct.iter().map(|(port, it)| (*port, it.slots.iter().copied().collect())).collect();
+    if let Some(ingress) = plan.ingress.as_ref().filter(|it| !it.ports.is_empty()) {
+        let Some(netns) = open(&ingress.netns, None)? else {
+            return Err(MeshError::NotConnected);
+        };
+        let seen = led(&netns, &gate::doorway([0; 4].into(), false, &Balancing::default()))?;
+        if seen.is_none() && ground::engine_forwards(&netns)? {
+            return Ok(Vec::new());
+        }
+        let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
+        compare("the engine's doorway", &inside(ingress), seen, &mut lines);
+        let through = |port: &Port| BTreeSet::from([SocketAddrV4::new(doorway.own, port.number)]);
+        wanted.extend(ingress.ports.keys().map(|port| (*port, through(port))));
+    }
+    let seen = led(&host, &Host::default().ruleset(&Balancing::default()))?;
+    let missing = wanted.keys().filter(|it| seen.as_ref().is_none_or(|led| !led.contains_key(it)));
+    let missing: BTreeSet<Port> = missing.copied().collect();
+    let occupied = ground::occupied(&host, &missing)?;
+    wanted.retain(|port, _| !occupied.whole.contains_key(port));
+    compare("the host", &wanted, seen, &mut lines);
+    Ok(lines)
+}
+
+/// Where ports lead.
+type Led = BTreeMap<Port, BTreeSet<SocketAddrV4>>;
+
+fn inside(ingress: &Ingress) -> Led {
+    let slots = ingress.ports.iter();
+    slots.map(|(port, it)| (*port, it.slots.iter().copied().collect())).collect()
+}
+
+/// Where the table in a namespace leads; `None`: there is none like `form`.
+fn led(netns: &Netns, form: &Ruleset) -> Result<Option<Led>, MeshError> {
+    let mut socket = Socket::open(netns)?;
+    let seen = table::read(&mut socket, form)?;
+    Ok(seen.map(|seen| {
+        let balancing = Balancing::seen(&seen);
+        balancing.slots().map(|(port, slots)| (port, slots.iter().copied().collect())).collect()
+    }))
+}
+
+fn compare(place: &str, wanted: &Led, seen: Option<Led>, lines: &mut Vec<String>) {
+    let Some(mut seen) = seen else {
+        if !wanted.is_empty() {
+            lines.push(format!("{place}: its table is missing"));
+        }
+        return;
+    };
+    // Who has no task is in no map: it is refused.
+    for (port, tasks) in wanted.iter().filter(|it| !it.1.is_empty()) {
+        match seen.remove(port) {
+            Some(held) if held == *tasks => {}
+            Some(held) => lines.push(format!(
+                "{place}: {port} leads to {}, and {} is planned",
+                list(&held),
+                list(tasks)
+            )),
+            None => lines.push(format!("{place}: {port} leads nowhere")),
+        }
+    }
+    let left = seen.keys().map(|port| format!("{place}: {port} is led on, and nobody asks for it"));
+    lines.extend(left);
+}
+
+fn list(all: &BTreeSet<SocketAddrV4>) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}

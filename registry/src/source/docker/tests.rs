@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -333,6 +333,32 @@ async fn a_manager_hears_of_an_end_elsewhere_that_its_node_tells_late() {
     engine.answer("/tasks", tasks);
     let serves = |it: &Snapshot| state(it, "shop_web.1.") == Some(ServingState::Serving);
     running.until("it serves no more", |it| !serves(it)).await;
+}
+
+#[tokio::test]
+async fn a_manager_gives_up_tasks_of_a_node_that_gossip_gave_up_if_others_serve() {
+    let engine = Engine::start("28.5-manager", "gossip-gave-up");
+    let mut running = Running::on(&engine);
+    let world = running.whole().await;
+    let overlays = world.networks().filter(|it| it.driver == "overlay");
+    let networks: Vec<_> = overlays.map(|it| it.id.clone()).collect();
+    let elsewhere = |it: &Value| it["Info"]["Host IP"] != "10.213.0.1";
+    for network in &networks {
+        let path = format!("/networks/{network}");
+        let mut gossip = engine.answered(&path);
+        let Some(services) = gossip["Services"].as_object_mut() else { continue };
+        for service in services.values_mut() {
+            let Some(tasks) = service["Tasks"].as_array_mut() else { continue };
+            tasks.retain(|it| !elsewhere(it));
+        }
+        engine.answer(&path, gossip);
+    }
+    for name in ["front", "back"] {
+        nudge(&running, &world.networks_named(name).next().unwrap().id);
+    }
+    let stopped = |it: &Snapshot| state(it, "shop_web.1.") == Some(ServingState::Stopped);
+    let world = running.until("the first is given up", stopped).await;
+    assert_eq!(state(&world, "shop_web.2."), Some(ServingState::Serving), "of this node");
 }
 
 #[tokio::test]

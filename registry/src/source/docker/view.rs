@@ -10,7 +10,7 @@ use crate::source::docker::container::Container;
 use crate::source::docker::engine::{Engine, EngineNetwork, Role};
 use crate::source::docker::folder::Folder;
 use crate::source::docker::gossip::Gossip;
-use crate::source::docker::swarm::Swarm;
+use crate::source::docker::swarm::{Swarm, SwarmTask};
 use crate::source::docker::upstream::HostServers;
 
 /// What was heard last from everybody.
@@ -71,6 +71,17 @@ impl View {
                 it.ingress || self.folder.has_overlay(&it.id) || self.has_container_on(&it.id)
             }
         })
+    }
+
+    /// The networks of tasks that run by the managers' answers, but that gossip does not list.
+    pub(crate) fn unannounced(&self, swarm: &Swarm) -> BTreeSet<NetworkId> {
+        let gossiped: BTreeSet<&str> = self.gossip.values().flat_map(Gossip::task_ids).collect();
+        let runs = |it: &&SwarmTask| it.is_wanted() && it.status.state == "running";
+        let missing =
+            swarm.tasks.values().filter(runs).filter(|it| !gossiped.contains(it.id.as_str()));
+        let networks = missing.flat_map(|it| &it.networks_attachments);
+        let networks = networks.map(|it| NetworkId::from(it.network.id.as_str()));
+        networks.filter(|it| self.gossip.contains_key(it)).collect()
     }
 
     /// The container that is known by this id, name or short id, or was by this name.

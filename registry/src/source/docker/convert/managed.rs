@@ -68,6 +68,7 @@ pub(super) fn nodes(view: &View, swarm: &Swarm) -> Vec<Node> {
 /// Adds the tasks of other nodes to `tasks`, and to those of this node what only Swarm knows.
 pub(super) fn add_tasks(view: &View, swarm: &Swarm, tasks: &mut BTreeMap<TaskId, Task>) {
     let gossiped: BTreeSet<&str> = view.gossip.values().flat_map(|it| it.task_ids()).collect();
+    let mut unannounced = Vec::new();
     for task in swarm.tasks.values() {
         let id = TaskId::from(task.id.as_str());
         if let Some(local) = tasks.get_mut(&id) {
@@ -77,12 +78,38 @@ pub(super) fn add_tasks(view: &View, swarm: &Swarm, tasks: &mut BTreeMap<TaskId,
             }
             continue;
         }
-        let Some((state, reason)) = state(view, swarm, task, gossiped.contains(task.id.as_str()))
-        else {
-            continue;
-        };
+        let announced = gossiped.contains(task.id.as_str());
+        let Some((state, reason)) = state(view, swarm, task, announced) else { continue };
+        if state == ServingState::Serving && !announced && is_overheard(view, task) {
+            unannounced.push(id.clone());
+        }
         let task = remote_task(view, swarm, task, id.clone(), (state, reason));
         tasks.insert(id, task);
+    }
+    give_up(&unannounced, tasks);
+}
+
+/// Whether gossip is heard here of a network that the task is on.
+fn is_overheard(view: &View, task: &SwarmTask) -> bool {
+    let mut networks = task.networks_attachments.iter().map(|it| it.network.id.as_str());
+    networks.any(|it| view.gossip.contains_key(&NetworkId::from(it)))
+}
+
+/// Gossip gives up a node several seconds before the managers call it down, and with it the
+/// engine's overlay gives up the way to its tasks: they are gone for this node. Only where others
+/// of the service serve: an engine that starts, or whose gossip is broken, hears of nobody.
+fn give_up(unannounced: &[TaskId], tasks: &mut BTreeMap<TaskId, Task>) {
+    let serving = tasks.values().filter(|it| it.state == ServingState::Serving);
+    let served: BTreeSet<ServiceId> = serving
+        .filter(|it| !unannounced.contains(&it.id))
+        .filter_map(|it| it.service.clone())
+        .collect();
+    for id in unannounced {
+        let Some(task) = tasks.get_mut(id) else { continue };
+        if task.service.as_ref().is_some_and(|it| served.contains(it)) {
+            task.state = ServingState::Stopped;
+            "announced by its node no more".clone_into(&mut task.reason);
+        }
     }
 }
 

@@ -362,6 +362,10 @@ impl<H: Host> Follower<'_, H> {
         let next = if is_moving { pause.max((now - begun) * 2) } else { self.poll };
         self.want(Job::Swarm, now + next);
         if differs {
+            // Gossip may be as new as this, and not read since.
+            for network in self.view.unannounced(&swarm) {
+                self.sign(&network, now);
+            }
             self.update(now, |view| view.swarm = Some(swarm));
         }
     }

@@ -71,9 +71,8 @@ impl Prober {
         };
         let reached = self.verdicts.wait_for(|it| letters(it) == expected);
         let found = tokio::time::timeout(PATIENCE, reached).await.map(|it| it.unwrap().clone());
-        let Ok(found) = found else {
-            panic!("not {expected}: {:?}", *self.verdicts.borrow());
-        };
+        assert!(found.is_ok(), "not {expected}: {:?}", *self.verdicts.borrow());
+        let found = found.unwrap();
         let reason = |(id, verdict): (&registry::id::TaskId, &Verdict)| match verdict {
             Verdict::Down(reason) => Some((id.to_string(), reason.clone())),
             Verdict::Up | Verdict::Unproven => None,

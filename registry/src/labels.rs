@@ -53,6 +53,11 @@ pub fn balance(service: &Service) -> (BalanceSpec, Notes) {
     (spec, notes)
 }
 
+/// Whether a label asks something of every node, so that every node must know it.
+pub fn is_for_every_node(label: &str) -> bool {
+    ["portolan.vip.", "portolan.mesh.", "portolan.health."].iter().any(|it| label.starts_with(it))
+}
+
 /// How notes name a service.
 fn subject(service: &Service) -> String {
     format!("service {}", service.name)

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use registry::Notes;
 use registry::id::NetworkId;
+use registry::labels::is_for_every_node;
 use registry::model::{
     Labels, Mode, Protocol, PublishMode, PublishedPort, Service, ServiceAttachment, ServiceKind,
 };
@@ -54,7 +55,7 @@ fn service(name: &str, node: &Node, project: &Project<'_>) -> Declared {
     let subject = format!("service {}", shown(&full));
     let mut notes = Notes::default();
     if swarm {
-        warn_of_container_labels(&subject, &on_containers, &on_service, &mut notes);
+        warn_of_labels_out_of_place(&subject, &on_containers, &on_service, &mut notes);
     }
     let mut all = on_containers;
     all.extend(on_service);
@@ -120,16 +121,23 @@ fn settled(subject: &str, key: &str, value: &str, notes: &mut Notes) -> Option<S
     }
 }
 
-fn warn_of_container_labels(
+fn warn_of_labels_out_of_place(
     subject: &str,
     on_containers: &BTreeMap<String, (usize, String)>,
     on_service: &BTreeMap<String, (usize, String)>,
     notes: &mut Notes,
 ) {
-    let lost = on_containers.keys().find(|it| concerns_us(it) && !on_service.contains_key(*it));
-    if let Some(key) = lost {
+    let lost =
+        |it: &&String| concerns_us(it) && !is_for_every_node(it) && !on_service.contains_key(*it);
+    if let Some(key) = on_containers.keys().find(lost) {
         let text = "is a label of the containers here; in a Swarm the service's labels count";
         notes.warning(subject, shown(key), text, "move it below `deploy.labels`");
+    }
+    let unseen = |it: &&String| is_for_every_node(it) && !on_containers.contains_key(*it);
+    if let Some(key) = on_service.keys().find(unseen) {
+        let text = "is a label of the service alone, which the engines of workers do not tell; it \
+                    has no effect there";
+        notes.warning(subject, shown(key), text, "move it from `deploy.labels` to `labels`");
     }
 }
 

@@ -107,7 +107,7 @@ fn a_diagnostic_is_json_for_programs() {
     let report = check(&[folder().join("wrong-place.yml")], &[]);
     let mut json = serde_json::to_value(&report).unwrap();
     json["diagnostics"][0]["file"] = "f".into();
-    let expected = serde_json::json!({ "diagnostics": [{
+    let expected = serde_json::json!({
         "file": "f",
         "line": 5,
         "severity": "warning",
@@ -115,8 +115,8 @@ fn a_diagnostic_is_json_for_programs() {
         "place": "com.docker.lb.hosts",
         "text": "is a label of the containers here; in a Swarm the service's labels count",
         "remedy": "move it below `deploy.labels`",
-    }] });
-    assert_eq!(json, expected);
+    });
+    assert_eq!(json["diagnostics"][0], expected);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod compose;
 mod gossiped;
 mod managed;
 mod names;
+mod told;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -48,6 +49,7 @@ pub(crate) fn draft(view: &View) -> Draft {
         }
         Teller::Managers(swarm) => {
             services.extend(managed::services(view, swarm));
+            told::tell_of_unseen(swarm, &mut notes);
             let nodes = managed::nodes(view, swarm);
             managed::add_tasks(view, swarm, &mut tasks);
             gossiped::add_forgotten(view, swarm, &nodes, &mut tasks);

@@ -35,6 +35,8 @@ pub(crate) struct SwarmService {
     pub(crate) name: String,
     /// Its labels.
     pub(crate) labels: Labels,
+    /// Those that its containers get.
+    pub(crate) container_labels: Labels,
     /// Milliseconds since the epoch.
     pub(crate) created: u64,
     /// dnsrr when its endpoint says so.
@@ -143,6 +145,8 @@ pub(crate) struct SwarmNode {
     pub(crate) address: Option<IpAddr>,
     /// `ready`, `down`, ...
     pub(crate) state: String,
+    /// Whether it is a manager, whose engine tells everything.
+    pub(crate) manager: bool,
 }
 
 impl SwarmTask {
@@ -218,6 +222,7 @@ impl SwarmService {
         let spec = answer.spec?;
         let endpoint = answer.endpoint.unwrap_or_default();
         let template = spec.task_template.unwrap_or_default();
+        let on_containers = template.container_spec.and_then(|it| it.labels);
         let mode = [endpoint.spec, spec.endpoint_spec].into_iter().flatten().find_map(|it| it.mode);
         let vips = endpoint.virtual_ips.into_iter().flatten();
         let targets = template.networks.into_iter().chain(spec.networks).flatten();
@@ -228,6 +233,7 @@ impl SwarmService {
         let service = Self {
             name: spec.name?,
             labels: spec.labels.unwrap_or_default().into_iter().collect(),
+            container_labels: on_containers.into_iter().flatten().collect(),
             created: answer.created_at.as_deref().and_then(time::millis).unwrap_or_default(),
             dnsrr: mode == Some(EndpointSpecModeEnum::DNSRR),
             vips: vips.filter_map(|it| Some((it.network_id?, address(&it.addr?)?))).collect(),
@@ -249,6 +255,7 @@ impl SwarmNode {
     /// From an entry of `/nodes`; `None` without an id.
     pub(crate) fn from_list(answer: bollard::models::Node) -> Option<(NodeId, Self)> {
         let status = answer.status.unwrap_or_default();
+        let is_manager = answer.manager_status.is_some();
         let manager = answer.manager_status.and_then(|it| it.addr);
         let address = |text: String| text.parse().ok().filter(|it: &IpAddr| !it.is_unspecified());
         let of_manager = || manager?.rsplit_once(':').and_then(|(host, _)| host.parse().ok());
@@ -256,6 +263,7 @@ impl SwarmNode {
             name: answer.description.and_then(|it| it.hostname).unwrap_or_default(),
             address: status.addr.and_then(address).or_else(of_manager),
             state: status.state.map(|it| it.to_string()).unwrap_or_default(),
+            manager: is_manager,
         };
         Some((NodeId::from(answer.id?), node))
     }

@@ -1,19 +1,19 @@
 //! What gossip tells, as parts of the world: all there is on a worker, and on managers the plain
 //! containers of other nodes. Pure.
 //!
-//! Gossip knows services by name only, so that is their id here; it knows neither labels, aliases
-//! nor the protocol of a published port.
+//! Gossip knows services by name only, so that is their id here; it knows neither labels (but see
+//! `told`), aliases nor the protocol of a published port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::model::{
-    Endpoint, Labels, Mode, Node, Protocol, PublishMode, PublishedPort, Service, ServiceAttachment,
+    Endpoint, Mode, Node, Protocol, PublishMode, PublishedPort, Service, ServiceAttachment,
     ServiceKind, ServingState, Task,
 };
 use crate::source::docker::convert::managed::STACK;
-use crate::source::docker::convert::{DRAINING, ingress_endpoints, node_at};
+use crate::source::docker::convert::{DRAINING, ingress_endpoints, node_at, told};
 use crate::source::docker::gossip::{GossipService, GossipTask};
 use crate::source::docker::swarm::Swarm;
 use crate::source::docker::view::View;
@@ -36,7 +36,7 @@ pub(super) fn services(view: &View) -> Vec<Service> {
                 mode: Mode::DnsRr,
                 networks: BTreeMap::new(),
                 ports: Vec::new(),
-                labels: Labels::new(),
+                labels: told::by_containers(view, name),
                 created: 0,
             });
             if gossiped.vip.is_some() {

@@ -6,7 +6,7 @@ use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
 use crate::model::{
     Endpoint, Mode, Node, Service, ServiceAttachment, ServiceKind, ServingState, Task,
 };
-use crate::source::docker::convert::{ingress_endpoints, names, network_called};
+use crate::source::docker::convert::{ingress_endpoints, names, network_called, told};
 use crate::source::docker::swarm::{Swarm, SwarmService, SwarmTask};
 use crate::source::docker::view::View;
 
@@ -43,7 +43,7 @@ fn service(view: &View, id: &ServiceId, swarm: &SwarmService) -> Service {
         mode: swarm.mode(),
         networks,
         ports: swarm.ports.clone(),
-        labels: swarm.labels.clone(),
+        labels: told::by_managers(swarm),
         created: swarm.created,
     }
 }

@@ -284,6 +284,49 @@ fn a_compose_service_stays_known_while_its_containers_are_stopped() {
     assert!(draft.tasks.iter().all(|it| it.service.as_ref() != Some(&service.id)));
 }
 
+/// The labels of `shop_web` that are portolan's.
+fn own_labels(view: &View) -> Vec<(String, String)> {
+    let draft = draft(view);
+    let web = draft.services.iter().find(|it| it.name == "shop_web").unwrap();
+    let own = web.labels.iter().filter(|(key, _)| key.starts_with("portolan."));
+    own.map(|(key, it)| (key.clone(), it.clone())).collect()
+}
+
+fn label(key: &str, value: &str) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+#[test]
+fn on_workers_containers_tell_what_is_asked_of_every_node() {
+    let mut view = recorded("20.10-worker");
+    let labels = [label("portolan.health.tcp", "80"), label("portolan.lb.share", "x")];
+    container(&mut view, "shop_web.2.").labels.extend(labels);
+    assert_eq!(own_labels(&view), [label("portolan.health.tcp", "80")]);
+}
+
+#[test]
+fn on_managers_labels_of_the_service_come_first_and_those_that_workers_miss_are_told() {
+    let mut view = recorded("28.5-manager");
+    let notes = draft(&view).notes;
+    let web = view.swarm.as_mut().unwrap().services.values_mut().find(|it| it.name == "shop_web");
+    let web = web.unwrap();
+    web.container_labels.extend([
+        label("portolan.health.tcp", "80"),
+        label("portolan.health.rise", "3"),
+        label("portolan.lb.share", "x"),
+    ]);
+    web.labels.extend([label("portolan.health.tcp", "81"), label("portolan.vip.prefer", "node")]);
+    let expected = [
+        label("portolan.health.rise", "3"),
+        label("portolan.health.tcp", "81"),
+        label("portolan.vip.prefer", "node"),
+    ];
+    assert_eq!(own_labels(&view), expected);
+    let told = draft(&view).notes.without(&notes);
+    let told: Vec<_> = told.iter().map(|it| (it.subject.as_str(), it.place.as_str())).collect();
+    assert_eq!(told, [("service shop_web", "portolan.vip.prefer")]);
+}
+
 #[test]
 fn a_plain_container_with_labels_for_the_router_is_a_service_of_its_own() {
     let mut view = recorded("28.5-worker");

@@ -16,7 +16,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use registry::document::{self, Document, FileError};
 use registry::source::docker;
 
@@ -132,11 +131,7 @@ impl Default for Config {
                 host_listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 1053))),
                 upstream: resolver::UpstreamConfig::default(),
             },
-            vip: vip::Config {
-                pool: Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16),
-                state_dir: state_dir.clone(),
-                drain: vip::DRAIN,
-            },
+            vip: vip::Config { state_dir: state_dir.clone(), ..vip::Config::default() },
             mesh: vip::mesh::Config {
                 enabled: vip::mesh::Enabled::Auto,
                 client_ip: vip::mesh::ClientIp::Keep,

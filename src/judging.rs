@@ -6,13 +6,12 @@
 //! - *told once*: a change is an event when consumers can see it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use registry::event::{self, Kind};
 use registry::health::{Judge, Verdicts};
 use registry::id::{NetworkId, ServiceId, TaskId};
-use registry::{Events, Snapshot, World};
+use registry::{Events, Snapshot, VipPair, World};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -81,8 +80,8 @@ pub(crate) async fn tell_of_vips(
     }
 }
 
-/// The VIP of a service on a network.
-type Vips = BTreeMap<(ServiceId, NetworkId), IpAddr>;
+/// The VIPs of a service on a network.
+type Vips = BTreeMap<(ServiceId, NetworkId), VipPair>;
 
 fn given_and_taken(last: &Vips, now: &Vips, world: &Snapshot) -> Vec<(String, String)> {
     let subject = |id: &ServiceId| {
@@ -157,7 +156,10 @@ mod tests {
     fn vips_that_are_given_moved_and_taken_are_told_by_name() {
         let vips = |all: &[(&str, [u8; 4])]| -> Vips {
             let entry = |(service, vip): &(&str, [u8; 4])| {
-                ((ServiceId::from(*service), NetworkId::from("n")), IpAddr::from(*vip))
+                (
+                    (ServiceId::from(*service), NetworkId::from("n")),
+                    std::net::IpAddr::from(*vip).into(),
+                )
             };
             all.iter().map(entry).collect()
         };

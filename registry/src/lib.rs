@@ -18,8 +18,10 @@ pub mod note;
 pub mod route_spec;
 pub mod snapshot;
 pub mod source;
+pub mod vips;
 
 pub use consumer::{Consumer, Outcome, Report, drive};
 pub use event::Events;
 pub use note::{Note, Notes, Severity};
 pub use snapshot::{Draft, Snapshot, World};
+pub use vips::VipPair;

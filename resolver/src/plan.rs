@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use registry::VipPair;
 use registry::id::{NetworkId, SandboxId, ServiceId};
 use registry::model::{Completeness, Protocol};
 
@@ -21,8 +22,8 @@ use crate::name::Name;
 use crate::shared_map::SharedMap;
 use crate::upstream::{Server, UpstreamConfig};
 
-/// The VIPs that portolan allocated, for services whose source fixed none.
-pub type VipTable = BTreeMap<(ServiceId, NetworkId), IpAddr>;
+/// The VIPs of services, as the VIP manager has them.
+pub type VipTable = BTreeMap<(ServiceId, NetworkId), VipPair>;
 
 /// How names are answered.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -104,7 +104,10 @@ impl Case {
             [first, ..] if first.starts_with('#') => {}
             ["allocated", service, network, address] => {
                 let place = (service.into(), network.into());
-                assert!(self.vips.insert(place, address.parse().unwrap()).is_none());
+                let address: std::net::IpAddr = address.parse().unwrap();
+                let pair = self.vips.entry(place).or_default();
+                assert!(pair.iter().all(|it| it.is_ipv4() != address.is_ipv4()));
+                pair.set(address);
             }
             ["option", "forward_single_label"] => self.config.forward_single_label = true,
             ["option", "upstreams", ref servers @ ..] => {

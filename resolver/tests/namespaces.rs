@@ -153,7 +153,7 @@ fn vips_that_are_allocated_later_are_answered_from_the_next_compile_on() {
     let mut driven = Driven::new(None);
     driven.apply(&unfixed);
     assert_eq!(sandbox.dig("web"), "");
-    let vip = "240.240.0.2".parse().unwrap();
+    let vip = std::net::IpAddr::from([240, 240, 0, 2]).into();
     driven.vips.send_replace(
         [(("web".into(), "net".into()), vip)]
             .into_iter()

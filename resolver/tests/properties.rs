@@ -66,7 +66,7 @@ fn query() -> impl Strategy<Value = Query> {
 fn flaws(snapshot: &Snapshot, vips: &VipTable, plan: &Plan) -> Vec<String> {
     let mut flaws = Vec::new();
     let fixed = snapshot.services().flat_map(|it| it.networks.values().filter_map(|it| it.vip));
-    let vips: BTreeSet<_> = fixed.chain(vips.values().copied()).collect();
+    let vips: BTreeSet<_> = fixed.chain(vips.values().flat_map(|it| it.iter())).collect();
     for (id, view) in &plan.views {
         let sandbox = snapshot.sandbox(id).unwrap();
         for zone in &view.zones {

@@ -7,21 +7,21 @@
 mod settle;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use registry::Notes;
-use registry::Snapshot;
 use registry::id::{NetworkId, ServiceId};
 use registry::labels;
 use registry::model::{Mode, Network, Reach, Service, Task};
 use registry::route_spec::{BackendMode, RouteSpec};
+use registry::{Snapshot, VipPair};
 
 use crate::config::Config;
 use crate::table::{Backend, Claim, Host, RouteTable, Whom};
 
 /// The virtual addresses that the VIP manager has given out.
-pub type Vips = BTreeMap<(ServiceId, NetworkId), IpAddr>;
+pub type Vips = BTreeMap<(ServiceId, NetworkId), VipPair>;
 
 /// The routes of `config.cluster`, with a note on each service that asks for something impossible.
 pub fn compile(snapshot: &Snapshot, vips: &Vips, config: &Config) -> (RouteTable, Notes) {
@@ -171,7 +171,8 @@ fn vip(
     notes: &mut Notes,
 ) -> Option<Backend> {
     let fixed = service.networks.get(&network.id).and_then(|attachment| attachment.vip);
-    let address = fixed.or_else(|| vips.get(&(service.id.clone(), network.id.clone())).copied());
+    let given = || vips.get(&(service.id.clone(), network.id.clone()))?.first();
+    let address = fixed.or_else(given);
     let lacking = match service.mode {
         Mode::DnsRr => Some("a service in endpoint mode dnsrr has no VIP"),
         Mode::Vip if address.is_none() => Some("the service has no VIP on that network yet"),

@@ -66,7 +66,7 @@ fn retold(path: &Path, text: &str) -> String {
             }
             ["vip", service, network, address] => {
                 let address: IpAddr = address.parse().unwrap();
-                vips.insert(((*service).into(), (*network).into()), address);
+                vips.insert(((*service).into(), (*network).into()), address.into());
                 given.push(line);
             }
             ["explain", ..] => urls.push(line.strip_prefix("explain ").unwrap()),

@@ -7,6 +7,7 @@ mod status;
 use std::net::IpAddr;
 
 use registry::id::NetworkId;
+use registry::labels;
 use registry::model::{PublishMode, Reach, Scope, Service};
 use registry::{Notes, Report, Snapshot};
 use serde::Serialize;
@@ -203,23 +204,33 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeRow> {
 /// The VIPs.
 pub fn vips(live: &Live, snapshot: &Snapshot) -> Vec<VipRow> {
     let Some(report) = live.vip.borrow().clone() else { return Vec::new() };
-    let row = |((service, network), vip): (&(registry::id::ServiceId, NetworkId), &IpAddr)| {
+    let all = report.plan.addresses.iter();
+    let all = all
+        .flat_map(|((service, network), vips)| vips.iter().map(move |vip| (service, network, vip)));
+    let row = |(service, network, vip): (&registry::id::ServiceId, &NetworkId, IpAddr)| {
         let known = snapshot.service(service);
         let attachment = known.and_then(|it| it.networks.get(network));
-        let fixed = attachment.is_some_and(|it| it.vip.is_some());
+        let fixed = attachment.is_some_and(|it| it.vip == Some(vip));
+        let label =
+            || known.is_some_and(|it| labels::balance(it).0.address.values().any(|it| *it == vip));
         let tasks = snapshot.tasks_of(service).filter(|task| task.serves());
         VipRow {
             service: known.map_or_else(|| service.to_string(), |it| it.name.clone()),
             network: network_name(snapshot, network),
-            vip: *vip,
-            origin: if fixed { "source" } else { "pool" },
+            vip,
+            origin: match fixed {
+                true => "source",
+                false if label() => "label",
+                false => "pool",
+            },
             tasks: tasks
                 .filter_map(|task| task.networks.get(network))
                 .flat_map(|it| it.addresses.clone())
+                .filter(|it| it.is_ipv4() == vip.is_ipv4())
                 .collect(),
         }
     };
-    report.plan.addresses.iter().map(row).collect()
+    all.map(row).collect()
 }
 
 /// The routes.

@@ -82,7 +82,7 @@ fn world(services: Vec<Service>) -> (Snapshot, Vips) {
         let number = u32::try_from(index).unwrap_or(u32::MAX) & 0x003f_ffff;
         let address = |block: Ipv4Addr| IpAddr::V4(Ipv4Addr::from(block.to_bits() | number));
         for network in service.networks.keys().filter(|_| service.mode == Mode::Vip) {
-            vips.insert((service.id.clone(), network.clone()), address(VIPS));
+            vips.insert((service.id.clone(), network.clone()), address(VIPS).into());
         }
         draft.tasks.push(task(&service, address(TASKS)));
         draft.services.push(service);

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use registry::document::{Document, Table, Value};
 use registry::duration;
 use registry::nearest::nearest;
@@ -35,6 +35,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     }
     if let Some(table) = section(&root, "vip", "vip") {
         set(&mut config.vip.pool, table.get("pool", pool));
+        set(&mut config.vip.pool6, table.get("pool6", pool6));
         let drain = table.get("drain", |it| time(it, Duration::ZERO..=MAX_WAIT));
         set(&mut config.vip.drain, drain);
     }
@@ -354,6 +355,27 @@ fn pool(value: &Value<'_>) -> Option<Ipv4Net> {
     Some(pool)
 }
 
+/// A unique local range (RFC 4193): what is routed elsewhere is not ours to take.
+fn pool6(value: &Value<'_>) -> Option<Ipv6Net> {
+    let pool: Ipv6Net = value.parsed("an IPv6 address range", "fd70:6f72:746f:6c61::/64")?;
+    if pool.addr() != pool.network() {
+        let text = format!("`{pool}` has bits behind its prefix length");
+        value.wrong(text, format!("write `{}`", pool.trunc()));
+        return None;
+    }
+    if !POOL6_PREFIXES.contains(&pool.prefix_len()) {
+        let limits = format!("from /{} to /{}", POOL6_PREFIXES.start(), POOL6_PREFIXES.end());
+        value.wrong(format!("`{pool}` has the wrong size"), format!("write a range {limits}"));
+        return None;
+    }
+    if !pool.addr().is_unique_local() {
+        let text = format!("`{pool}` is not unique local (fc00::/7)");
+        value.wrong(text, "write a range that no network uses, e.g. `fd70:6f72:746f:6c61::/64`");
+        return None;
+    }
+    Some(pool)
+}
+
 /// `unix:///PATH`, `tcp://HOST:PORT` or `http://HOST:PORT`.
 fn endpoint(value: &Value<'_>) -> Option<String> {
     let text = value.filled()?;
@@ -407,3 +429,5 @@ const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Larger than /8 is somebody's network; smaller than /28 holds no block for a second network.
 const POOL_PREFIXES: std::ops::RangeInclusive<u8> = 8..=28;
+/// A site's prefix is a /48 (RFC 4193); a network's blocks are from /112 to /124.
+const POOL6_PREFIXES: std::ops::RangeInclusive<u8> = 48..=120;

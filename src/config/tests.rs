@@ -74,6 +74,7 @@ const EVERYTHING: &str = r#"
         "corp.example" = ["10.1.1.1"]
         [vip]
         pool = "10.99.0.0/20"
+        pool6 = "fd01::/64"
         drain = "30s"
         [mesh]
         enabled = "on"
@@ -133,8 +134,10 @@ fn everything_can_be_set() {
         },
         vip: vip::Config {
             pool: "10.99.0.0/20".parse().unwrap(),
+            pool6: "fd01::/64".parse().unwrap(),
             state_dir: "/var/tmp/p".into(),
             drain: seconds(30),
+            ..vip::Config::default()
         },
         mesh: vip::mesh::Config {
             enabled: vip::mesh::Enabled::On,
@@ -310,6 +313,14 @@ fn pools_that_no_connection_can_reach_are_refused() {
     ] {
         let said = errors(&format!("[vip]\npool = \"{pool}\"\n"));
         assert!(said.starts_with(&format!("c:2: `vip.pool`: {told}; ")), "{said}");
+    }
+    for (pool, told) in [
+        ("2001:db8::/64", "`2001:db8::/64` is not unique local (fc00::/7)"),
+        ("fd00::/128", "`fd00::/128` has the wrong size"),
+        ("fd00::1/64", "`fd00::1/64` has bits behind its prefix length"),
+    ] {
+        let said = errors(&format!("[vip]\npool6 = \"{pool}\"\n"));
+        assert!(said.starts_with(&format!("c:2: `vip.pool6`: {told}; ")), "{said}");
     }
 }
 

@@ -108,7 +108,7 @@ impl World {
     fn manager(&self) -> Vip {
         let pool = "240.240.0.0/16".parse().unwrap();
         Vip::new(
-            Config { pool, state_dir: self.dir.join("state"), drain: vip::DRAIN },
+            Config { pool, state_dir: self.dir.join("state"), ..Config::default() },
             watch::channel(Arc::default()).0,
         )
     }

@@ -11,9 +11,10 @@
 //! Pure: pool, leases and the time are arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
-use ipnet::{Ipv4Net, Ipv4Subnets};
+use ipnet::{IpNet, IpSubnets};
 
 use crate::lease::{Block, Holder, Lease, Leases};
 
@@ -21,10 +22,11 @@ use crate::lease::{Block, Holder, Lease, Leases};
 /// answer, and than a service is gone while its stack is deployed anew.
 pub const QUARANTINE_MS: u64 = 10 * 60 * 1000;
 
-/// Blocks are at least this large where the pool is: fewer blocks are fewer routes.
-const LARGEST_BLOCK: u8 = 24;
-/// Blocks are not smaller than this unless the pool is: 14 services.
-const SMALLEST_BLOCK: u8 = 28;
+/// Prefix lengths of blocks: at least as large as the first where the pool is, because fewer blocks
+/// are fewer routes, and not smaller than the second unless the pool is: 14 services.
+const BLOCKS: RangeInclusive<u8> = 24..=28;
+/// As [`BLOCKS`]: 65,534 services, and 14.
+const BLOCKS6: RangeInclusive<u8> = 112..=124;
 /// A pool that has room for it is cut into 256 blocks.
 const BLOCKS_LOG2: u8 = 8;
 
@@ -32,11 +34,11 @@ const BLOCKS_LOG2: u8 = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct Ground {
     /// Where addresses come from.
-    pub(crate) pool: Ipv4Net,
+    pub(crate) pool: IpNet,
     /// Subnets of all networks.
-    pub(crate) subnets: BTreeSet<Ipv4Net>,
+    pub(crate) subnets: BTreeSet<IpNet>,
     /// Single addresses that somebody has: fixed VIPs, tasks.
-    pub(crate) taken: BTreeSet<Ipv4Addr>,
+    pub(crate) taken: BTreeSet<IpAddr>,
 }
 
 /// Who wants an address where: the services of each network.
@@ -50,7 +52,7 @@ pub(crate) struct Allocation {
     /// Network and service of claims for which the pool had no address left.
     pub(crate) unserved: Vec<(Holder, Holder)>,
     /// Addresses that were in use and had to be given up, with service and network.
-    pub(crate) moved: Vec<(Ipv4Addr, Holder, Holder)>,
+    pub(crate) moved: Vec<(IpAddr, Holder, Holder)>,
 }
 
 /// Answers `claims`, keeping what `old` gave wherever that is still possible.
@@ -77,10 +79,10 @@ pub(crate) fn allocate(old: &Leases, claims: &Claims, ground: &Ground, now: u64)
 struct Allocator<'a> {
     ground: &'a Ground,
     /// Blocks not yet looked at; those behind are in use or were found unusable.
-    candidates: Option<Ipv4Subnets>,
-    blocks: BTreeMap<Ipv4Net, Block>,
+    candidates: Option<IpSubnets>,
+    blocks: BTreeMap<IpNet, Block>,
     unserved: Vec<(Holder, Holder)>,
-    moved: Vec<(Ipv4Addr, Holder, Holder)>,
+    moved: Vec<(IpAddr, Holder, Holder)>,
 }
 
 impl Allocator<'_> {
@@ -160,7 +162,7 @@ impl Allocator<'_> {
 
     /// The lowest free address in the network's blocks, with its block; a new block if they are
     /// full.
-    fn free_address(&mut self, network: &Holder) -> Option<(Ipv4Net, Ipv4Addr)> {
+    fn free_address(&mut self, network: &Holder) -> Option<(IpNet, IpAddr)> {
         let own = self.blocks.iter().filter(|(_, it)| it.network == *network);
         for (range, block) in own {
             if let Some(free) = self.ground.free_in(*range, &block.leases) {
@@ -178,24 +180,25 @@ impl Allocator<'_> {
         }
     }
 
-    fn overlaps(&self, range: Ipv4Net) -> bool {
+    fn overlaps(&self, range: IpNet) -> bool {
         self.blocks.keys().any(|it| overlap(*it, range))
     }
 }
 
 impl Ground {
     /// Whether a block may lie there at all.
-    fn usable(&self, range: Ipv4Net) -> bool {
+    fn usable(&self, range: IpNet) -> bool {
         self.pool.contains(&range) && !self.subnets.iter().any(|it| overlap(*it, range))
     }
 
     /// Without the first and last address of the block: some programs think they know what those
     /// mean.
-    fn free_in(&self, range: Ipv4Net, leases: &BTreeMap<Ipv4Addr, Lease>) -> Option<Ipv4Addr> {
-        let hosts = range.hosts();
-        let full = hosts.size_hint().1.is_some_and(|most| leases.len() >= most);
-        let mut free = hosts.filter(|it| !leases.contains_key(it) && !self.taken.contains(it));
-        if full { None } else { free.next() }
+    fn free_in(&self, range: IpNet, leases: &BTreeMap<IpAddr, Lease>) -> Option<IpAddr> {
+        let bits = range.max_prefix_len() - range.prefix_len();
+        let full = 1_usize.checked_shl(bits.into()).is_some_and(|most| leases.len() >= most);
+        let free = |it: &IpAddr| !leases.contains_key(it) && !self.taken.contains(it);
+        let is_end = |it: &IpAddr| bits > 1 && [range.network(), range.broadcast()].contains(it);
+        if full { None } else { range.hosts().find(|it| free(it) && !is_end(it)) }
     }
 }
 
@@ -225,12 +228,16 @@ impl Lease {
 
 /// The blocks of the pool; `None` is never met, because the prefix is never shorter than the
 /// pool's.
-fn candidates(pool: Ipv4Net) -> Option<Ipv4Subnets> {
-    let prefix = (pool.prefix_len() + BLOCKS_LOG2).clamp(LARGEST_BLOCK, SMALLEST_BLOCK);
+fn candidates(pool: IpNet) -> Option<IpSubnets> {
+    let limits = match pool {
+        IpNet::V4(_) => BLOCKS,
+        IpNet::V6(_) => BLOCKS6,
+    };
+    let prefix = (pool.prefix_len() + BLOCKS_LOG2).clamp(*limits.start(), *limits.end());
     pool.trunc().subnets(prefix.max(pool.prefix_len())).ok()
 }
 
-fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
 

@@ -8,12 +8,13 @@
 //! - *nothing of the runtime blocks*: namespaces are visited on threads for blocking work;
 //! - *stopping changes nothing*: tables stay and work for ten minutes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use registry::id::SandboxId;
 use registry::{Consumer, Notes, Outcome, Snapshot};
 use tokio::sync::{Notify, watch};
@@ -27,6 +28,7 @@ use crate::lease::Leases;
 use crate::lease_file::{LeaseFile, WriteError};
 use crate::meter::{Meter, Metrics, Place};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
+use crate::routes;
 use crate::sandbox::{self, Known, SandboxError, Tally, UPKEEP, Visit};
 use crate::watch::{self as watching, Begun, Watch, Watches};
 
@@ -38,6 +40,8 @@ const AT_ONCE: usize = 4;
 #[derive(Debug)]
 pub struct Vip {
     config: Config,
+    /// When the host's routes were read last.
+    looked_at_host: Option<Instant>,
     file: LeaseFile,
     /// As of the last plan, or of the file.
     leases: Arc<Leases>,
@@ -69,12 +73,21 @@ enum Errand {
     Settle { id: SandboxId, plan: SandboxPlan, known: Option<Known>, watch: Option<Watch> },
     Leave { id: SandboxId, visited: Visited },
     Store(Arc<Leases>),
+    LookAtHost,
 }
 
 /// How it went.
 enum Done {
-    Visited { id: SandboxId, name: String, netns: PathBuf, visit: Box<Visit>, watched: Watched },
+    Visited {
+        id: SandboxId,
+        name: String,
+        netns: PathBuf,
+        visit: Box<Visit>,
+        watched: Watched,
+    },
     Stored(Result<Arc<Leases>, WriteError>),
+    /// What the host has routes to, if it could be read.
+    LookedAtHost(Option<BTreeSet<IpNet>>),
 }
 
 /// Who hears what others do to a sandbox's table after a visit.
@@ -93,8 +106,10 @@ impl Vip {
         let (leases, loading) = file.load();
         let leases = Arc::new(leases);
         let stored = Some(Arc::clone(&leases));
+        let config = Config { host_routes: host_routes().unwrap_or_default(), ..config };
         Self {
             config,
+            looked_at_host: None,
             file,
             leases,
             stored,
@@ -126,6 +141,11 @@ impl Vip {
             if let Some(visited) = self.sandboxes.get_mut(&id) {
                 visited.known.doubt();
             }
+        }
+        let seen_long_ago = |at: Instant| now.saturating_duration_since(at) >= UPKEEP;
+        if self.looked_at_host.is_none_or(seen_long_ago) {
+            self.looked_at_host = Some(now);
+            errands.push_back(Errand::LookAtHost);
         }
         let mut new = Vec::new();
         for (id, plan) in &plan.sandboxes {
@@ -203,6 +223,9 @@ impl Vip {
                 };
                 self.sandboxes.insert(id, Visited { netns, known, watch });
             }
+            // The next compile heeds it: a VIP moves when the world changes, not on its own.
+            Done::LookedAtHost(Some(routes)) => self.config.host_routes = routes,
+            Done::LookedAtHost(None) => {}
             Done::Stored(Ok(leases)) => self.stored = Some(leases),
             Done::Stored(Err(error)) => outcome.failures.error(
                 "vip leases",
@@ -297,6 +320,7 @@ impl Errand {
                 Done::Visited { name, id, netns, visit, watched }
             }
             Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
+            Self::LookAtHost => Done::LookedAtHost(host_routes()),
         }
     }
 }
@@ -316,6 +340,12 @@ fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watch
             }
         },
     }
+}
+
+/// What no VIP may hide; `None`: it cannot be seen, and what was seen last is believed.
+fn host_routes() -> Option<BTreeSet<IpNet>> {
+    let routes = routes::of_the_host();
+    routes.inspect_err(|error| tracing::warn!(%error, "the host's routes cannot be read")).ok()
 }
 
 fn report(outcome: &mut Outcome, sandbox: &str, failure: &SandboxError) {

@@ -32,17 +32,10 @@ pub enum Change<'a> {
     SetSlots {
         /// The address.
         vip: IpAddr,
-        /// The slots until now.
-        old: &'a [IpAddr],
-        /// The slots from now on.
-        new: &'a [IpAddr],
-    },
-    /// Whether clients keep their tasks.
-    SetAffinity {
-        /// The address.
-        vip: IpAddr,
-        /// From now on.
-        affine: bool,
+        /// Where they went until now.
+        old: &'a Balance,
+        /// Where they go from now on.
+        new: &'a Balance,
     },
     /// Tasks live and serve no more: datagrams to them through the VIP go elsewhere.
     Rest {
@@ -116,16 +109,15 @@ fn diff_balance<'a>(
     new: &'a Balance,
 ) -> impl Iterator<Item = Change<'a>> {
     // Names are for people; the kernel does not hold them.
-    let Balance { service: _, network: _, slots, alive, affine, resting } = new;
-    let set = Change::SetSlots { vip, old: &old.slots, new: slots };
+    let Balance { service: _, network: _, slots, alive, affine: _, resting } = new;
+    let differs = old.slots != *slots || old.keeps() != new.keeps();
+    let set = differs.then_some(Change::SetSlots { vip, old, new });
     let tired = resting.keys().filter(|it| old.has_serving(**it));
     let tasks: BTreeSet<_> = tired.copied().collect();
     let rest = (!tasks.is_empty()).then_some(Change::Rest { vip, tasks });
     let gone: BTreeSet<_> = old.alive.difference(alive).copied().collect();
     let cut = (!gone.is_empty()).then_some(Change::Cut { vip, gone });
-    let keep = Change::SetAffinity { vip, affine: *affine };
-    let affinity = (old.affine != *affine).then_some(keep);
-    (old.slots != *slots).then_some(set).into_iter().chain(affinity).chain(rest).chain(cut)
+    set.into_iter().chain(rest).chain(cut)
 }
 
 impl Change<'_> {
@@ -137,10 +129,9 @@ impl Change<'_> {
     /// The VIP that it is about, where it is made in a table.
     pub(crate) fn vip_of_the_table(&self) -> Option<IpAddr> {
         match self {
-            Self::AddVip { vip, .. }
-            | Self::RemoveVip { vip, .. }
-            | Self::SetSlots { vip, .. }
-            | Self::SetAffinity { vip, .. } => Some(*vip),
+            Self::AddVip { vip, .. } | Self::RemoveVip { vip, .. } | Self::SetSlots { vip, .. } => {
+                Some(*vip)
+            }
             Self::Rest { .. } | Self::Cut { .. } | Self::AddRoute(_) | Self::RemoveRoute(_) => None,
         }
     }
@@ -151,9 +142,14 @@ impl fmt::Display for Change<'_> {
         match self {
             Self::AddVip { vip, balance } => write!(f, "add {vip} {balance}"),
             Self::RemoveVip { vip, old: _ } => write!(f, "remove {vip}"),
-            Self::SetSlots { vip, old: _, new } => write!(f, "set {vip} -> {}", Slots(new)),
-            Self::SetAffinity { vip, affine: true } => write!(f, "keep clients of {vip}"),
-            Self::SetAffinity { vip, affine: false } => write!(f, "keep no clients of {vip}"),
+            Self::SetSlots { vip, old, new } => {
+                write!(f, "set {vip} -> {}", Slots(&new.slots))?;
+                match (old.keeps(), new.keeps()) {
+                    (false, true) => f.write_str(", a client keeps its task"),
+                    (true, false) => f.write_str(", no client keeps its task"),
+                    (false, false) | (true, true) => Ok(()),
+                }
+            }
             Self::Rest { vip, tasks } => {
                 write!(f, "rest {vip}")?;
                 tasks.iter().try_for_each(|it| write!(f, " {it}"))

@@ -21,9 +21,9 @@
 //!
 //! ```text
 //!   map affine { type ipv4_addr . ipv4_addr : ipv4_addr; dynamic; CLIENT . VIP : TASK, .. }
-//!   set kept   { type ipv4_addr; their VIPs }
+//!   set kept   { type ipv4_addr . ipv4_addr; VIP . TASK, .. }    # whom a client may keep
 //!   chain balance: first of all   dnat to ip saddr . ip daddr map @affine
-//!   chain learn { type filter hook output priority 0; new flows, translated, to @kept:
+//!   chain learn { type filter hook output priority 0; new flows, translated, in @kept:
 //!                 update @affine { ct original saddr . ct original daddr : ip daddr } }
 //! ```
 //!
@@ -59,7 +59,8 @@ pub(crate) const SLOTS: &str = "slots";
 pub(crate) const ALIVE: &str = "alive";
 /// Map of a client and a VIP to the task that the client had last.
 pub(crate) const AFFINE: &str = "affine";
-/// Set of VIPs whose clients keep their task.
+/// Set of VIPs and tasks: whom a client may keep. What is learned too late, because a packet was on
+/// its way when its task lost its slot, would lead the client's next ones there for hours.
 pub(crate) const KEPT: &str = "kept";
 
 /// How long the table works without a portolan that looks after it. Task addresses are given to
@@ -165,7 +166,7 @@ pub(crate) fn sets(family: IpFamily, capacity: Capacity) -> Vec<TableSet> {
     if capacity.clients > 0 {
         let learned = plain(AFFINE, vec![address, address], task, Some(capacity.clients));
         sets.push(TableSet { timeout: true, dynamic: true, ..learned });
-        sets.push(plain(KEPT, vec![address], SetValue::None, Some(capacity.clients)));
+        sets.push(plain(KEPT, vec![address, address], SetValue::None, None));
     }
     sets
 }
@@ -260,6 +261,15 @@ impl SlotKey {
 /// The element that puts an address into a set.
 pub(crate) fn member(vip: IpAddr) -> Element {
     Element { key: octets(vip), value: ElementValue::None, timeout: None }
+}
+
+/// The element of [`KEPT`] that lets clients of a VIP keep a task.
+pub(crate) fn keep(vip: IpAddr, task: IpAddr) -> Element {
+    Element { key: keep_key(vip, task), value: ElementValue::None, timeout: None }
+}
+
+pub(crate) fn keep_key(vip: IpAddr, task: IpAddr) -> Vec<u8> {
+    [octets(vip), octets(task)].concat()
 }
 
 /// The element of [`ALIVE`].

@@ -6,16 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use registry::model::{Network, Service, ServiceKind};
+
+use crate::family::IpFamily;
 
 /// Every block of the pool that is given away.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Leases {
     /// By address range; ranges do not overlap.
-    pub blocks: BTreeMap<Ipv4Net, Block>,
+    pub blocks: BTreeMap<IpNet, Block>,
 }
 
 /// A part of the pool that belongs to one network.
@@ -24,7 +26,7 @@ pub struct Block {
     /// Whose it is.
     pub network: Holder,
     /// The addresses given to services.
-    pub leases: BTreeMap<Ipv4Addr, Lease>,
+    pub leases: BTreeMap<IpAddr, Lease>,
 }
 
 /// One address given to one service.
@@ -67,21 +69,28 @@ impl Holder {
 }
 
 impl Leases {
-    /// The addresses in use, by network id and service id.
-    pub(crate) fn in_use(&self) -> BTreeMap<(&str, &str), Ipv4Addr> {
-        let mut found = BTreeMap::new();
+    /// Those of one family.
+    pub(crate) fn of_family(&self, family: IpFamily) -> Self {
+        let of_it = self.blocks.iter().filter(|(range, _)| IpFamily::of(range.addr()) == family);
+        Self { blocks: of_it.map(|(range, it)| (*range, it.clone())).collect() }
+    }
+
+    /// The addresses in use, by network id and service id: one of each family at most.
+    pub(crate) fn in_use(&self) -> BTreeMap<(&str, &str), Vec<IpAddr>> {
+        let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for block in self.blocks.values() {
             for (address, lease) in block.leases.iter().filter(|(_, it)| it.released.is_none()) {
-                found.insert((block.network.id.as_str(), lease.service.id.as_str()), *address);
+                let key = (block.network.id.as_str(), lease.service.id.as_str());
+                found.entry(key).or_default().push(*address);
             }
         }
         found
     }
 
     /// The block of network `network` (by id) that covers `address`.
-    pub(crate) fn block_around(&self, address: Ipv4Addr, network: &str) -> Option<Ipv4Net> {
+    pub(crate) fn block_around(&self, address: IpAddr, network: &str) -> Option<IpNet> {
         // Blocks do not overlap, so only the last one that begins at or below it can cover it.
-        let last = self.blocks.range(..=Ipv4Net::from(address)).next_back();
+        let last = self.blocks.range(..=IpNet::from(address)).next_back();
         let (range, _) =
             last.filter(|(range, it)| range.contains(&address) && it.network.id == network)?;
         Some(*range)

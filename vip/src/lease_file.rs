@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use registry::Notes;
 use serde::{Deserialize, Serialize};
 
@@ -121,14 +121,14 @@ struct Form {
 
 #[derive(Deserialize, Serialize)]
 struct BlockForm {
-    range: Text<Ipv4Net>,
+    range: Text<IpNet>,
     network: HolderForm,
     leases: Vec<LeaseForm>,
 }
 
 #[derive(Deserialize, Serialize)]
 struct LeaseForm {
-    address: Ipv4Addr,
+    address: IpAddr,
     service: HolderForm,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     released: Option<u64>,
@@ -143,16 +143,16 @@ struct HolderForm {
 /// A value that stands in the file as people write it.
 struct Text<T>(T);
 
-impl Serialize for Text<Ipv4Net> {
+impl Serialize for Text<IpNet> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Text<Ipv4Net> {
+impl<'de> Deserialize<'de> for Text<IpNet> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let range: Ipv4Net = text.parse().map_err(serde::de::Error::custom)?;
+        let range: IpNet = text.parse().map_err(serde::de::Error::custom)?;
         Ok(Self(range.trunc()))
     }
 }
@@ -160,12 +160,12 @@ impl<'de> Deserialize<'de> for Text<Ipv4Net> {
 impl Form {
     fn of(leases: &Leases) -> Self {
         let holder = |it: &Holder| HolderForm { id: it.id.clone(), name: it.name.clone() };
-        let lease = |(address, it): (&Ipv4Addr, &Lease)| LeaseForm {
+        let lease = |(address, it): (&IpAddr, &Lease)| LeaseForm {
             address: *address,
             service: holder(&it.service),
             released: it.released,
         };
-        let block = |(range, it): (&Ipv4Net, &Block)| BlockForm {
+        let block = |(range, it): (&IpNet, &Block)| BlockForm {
             range: Text(*range),
             network: holder(&it.network),
             leases: it.leases.iter().map(lease).collect(),
@@ -177,7 +177,7 @@ impl Form {
         if self.version != VERSION {
             return Err(ReadError::Version(self.version));
         }
-        let mut blocks: BTreeMap<Ipv4Net, Block> = BTreeMap::new();
+        let mut blocks: BTreeMap<IpNet, Block> = BTreeMap::new();
         for BlockForm { range: Text(range), network, leases } in self.blocks {
             let lease = |it: LeaseForm| {
                 (it.address, Lease { service: it.service.into(), released: it.released })

@@ -11,6 +11,7 @@
 //! - *a dead portolan leaves VIPs standing*, for ten minutes: after that addresses may be somebody
 //!   else's, and the tables switch themselves off.
 
+mod affinity;
 mod aftermath;
 pub mod allocate;
 pub mod apply;

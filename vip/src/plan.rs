@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use registry::VipPair;
 use registry::id::{NetworkId, SandboxId, ServiceId};
 
 use crate::lease::Leases;
@@ -27,8 +28,8 @@ pub struct Plan {
     pub leases: Arc<Leases>,
 }
 
-/// The VIP of a service on a network: what the resolver answers for its name.
-pub type Addresses = BTreeMap<(ServiceId, NetworkId), IpAddr>;
+/// The VIPs of a service on a network: what the resolver answers for its name.
+pub type Addresses = BTreeMap<(ServiceId, NetworkId), VipPair>;
 
 /// The balances of one sandbox, by VIP: IPv4 first, then IPv6.
 pub type Balances = BTreeMap<IpAddr, Arc<Balance>>;
@@ -88,6 +89,13 @@ pub struct VipRoute {
     pub block: IpNet,
     /// The sandbox's own address on that network; its interface is the way out.
     pub source: IpAddr,
+}
+
+impl Balance {
+    /// Whether there is a task that clients could keep.
+    pub(crate) fn keeps(&self) -> bool {
+        self.affine && !self.slots.is_empty()
+    }
 }
 
 impl Plan {

@@ -133,21 +133,39 @@ impl Contents {
         if !slots.is_empty() {
             return Err(Strange("it has a slot that no rule leads to"));
         }
-        let kept: BTreeSet<_> = self
-            .addresses(&self.kept, "an element of its set of VIPs with affinity is odd")?
-            .into_iter()
-            .collect();
-        if kept.iter().any(|it| !lists.contains_key(it)) {
-            return Err(Strange("a service with affinity is no VIP"));
-        }
+        let mut kept = self.kept()?;
         let mut shape = Shape::empty(capacity, counts.keys().copied());
         let mut balances = Balances::new();
         for (vip, slots) in lists {
-            let balance = Balance { slots, affine: kept.contains(&vip), ..Balance::default() };
+            let keeps = kept.remove(&vip);
+            if keeps
+                .as_ref()
+                .is_some_and(|it| !slots.iter().collect::<BTreeSet<_>>().iter().copied().eq(it))
+            {
+                return Err(Strange("its clients keep other tasks than those that serve"));
+            }
+            let balance = Balance { slots, affine: keeps.is_some(), ..Balance::default() };
             shape.count(&balance);
             balances.insert(vip, Arc::new(balance));
         }
+        if !kept.is_empty() {
+            return Err(Strange("a service with affinity is no VIP"));
+        }
         Ok(Table { shape, balances, alive })
+    }
+
+    /// The tasks that clients of each VIP may keep.
+    fn kept(&self) -> Result<BTreeMap<IpAddr, BTreeSet<IpAddr>>, Strange> {
+        let mut kept: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for element in &self.kept {
+            let (vip, task) = self
+                .family
+                .split(&element.key)
+                .and_then(|(vip, task)| Some((vip, self.family.read(task)?)))
+                .ok_or(Strange("an element of its set of kept tasks is odd"))?;
+            kept.entry(vip).or_default().insert(task);
+        }
+        Ok(kept)
     }
 
     fn slots(&self) -> Result<BTreeMap<SlotKey, IpAddr>, Strange> {

@@ -49,6 +49,13 @@ impl RoutesError {
     }
 }
 
+/// What this process's own namespace has routes to, the default route and ours left out.
+pub(crate) fn of_the_host() -> Result<BTreeSet<IpNet>, RoutesError> {
+    let routes = route::routes(&Netns::this().map_err(RouteError::from)?)?;
+    let others = routes.into_iter().filter(|it| it.protocol != route::PROTOCOL);
+    Ok(others.map(|it| it.destination).filter(|it| it.prefix_len() > 0).collect())
+}
+
 /// Our routes in the namespace.
 pub(crate) fn there(netns: &Netns) -> Result<BTreeSet<VipRoute>, RoutesError> {
     let ours = route::routes(netns)?.into_iter().filter(|it| it.protocol == route::PROTOCOL);

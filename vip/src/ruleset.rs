@@ -201,16 +201,11 @@ impl Shape {
                 Change::AddVip { vip: _, balance } => shape.count(balance),
                 Change::RemoveVip { vip: _, old } => {
                     shape.vips = shape.vips.saturating_sub(1);
-                    shape.kept = shape.kept.saturating_sub(u32::from(old.affine));
-                    shape.leave(old.slots.len());
+                    shape.leave(old);
                 }
                 Change::SetSlots { vip: _, old, new } => {
-                    shape.leave(old.len());
-                    shape.enter(new.len());
-                }
-                Change::SetAffinity { vip: _, affine: true } => shape.kept += 1,
-                Change::SetAffinity { vip: _, affine: false } => {
-                    shape.kept = shape.kept.saturating_sub(1);
+                    shape.leave(old);
+                    shape.enter(new);
                 }
                 Change::Rest { .. }
                 | Change::Cut { .. }
@@ -236,20 +231,21 @@ impl Shape {
     /// Counts a VIP.
     pub(crate) fn count(&mut self, balance: &Balance) {
         self.vips = self.vips.saturating_add(1);
-        self.kept += u32::from(balance.affine);
-        self.enter(balance.slots.len());
+        self.enter(balance);
     }
 
-    fn enter(&mut self, slots: usize) {
-        let slots = number(slots);
+    fn enter(&mut self, balance: &Balance) {
+        self.kept += u32::from(balance.keeps());
+        let slots = number(balance.slots.len());
         self.slots = self.slots.saturating_add(slots);
         if slots > 0 {
             *self.classes.entry(slots).or_default() += 1;
         }
     }
 
-    fn leave(&mut self, slots: usize) {
-        let slots = number(slots);
+    fn leave(&mut self, balance: &Balance) {
+        self.kept = self.kept.saturating_sub(u32::from(balance.keeps()));
+        let slots = number(balance.slots.len());
         self.slots = self.slots.saturating_sub(slots);
         if let Some(vips) = self.classes.get_mut(&slots) {
             *vips = vips.saturating_sub(1);

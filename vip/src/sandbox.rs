@@ -23,6 +23,7 @@ use kernel::nft::{Batch, NftError, Socket};
 use kernel::sock_diag::SockDiagError;
 use tokio::time::Instant;
 
+use crate::affinity;
 use crate::diff::{Change, diff_balances};
 use crate::family::IpFamily;
 use crate::layout::ALIVE_FOR;
@@ -359,6 +360,9 @@ impl Visitor {
         let begun = Instant::now();
         socket.commit(&batch)?;
         self.visit.tally.transactions.push(begun.elapsed());
+        if self.due || changes.iter().any(takes_from_clients) {
+            affinity::forget(socket, &after)?;
+        }
         for change in &changes {
             tracing::debug!(netns = %self.netns.path().display(), "{change}");
         }
@@ -368,17 +372,26 @@ impl Visitor {
     }
 }
 
+/// Whether clients may have learned a way that this change closes.
+fn takes_from_clients(change: &Change<'_>) -> bool {
+    match change {
+        Change::RemoveVip { old, .. } | Change::SetSlots { old, .. } => old.keeps(),
+        Change::AddVip { .. }
+        | Change::Rest { .. }
+        | Change::Cut { .. }
+        | Change::AddRoute(_)
+        | Change::RemoveRoute(_) => false,
+    }
+}
+
 /// The VIP whose flows may go elsewhere since this change.
 fn suspicious(change: &Change<'_>) -> Option<IpAddr> {
     match change {
         Change::AddVip { vip, .. }
         | Change::RemoveVip { vip, .. }
-        | Change::SetSlots { vip, old: [], .. }
         | Change::Rest { vip, .. }
         | Change::Cut { vip, .. } => Some(*vip),
-        Change::SetSlots { .. }
-        | Change::SetAffinity { .. }
-        | Change::AddRoute(_)
-        | Change::RemoveRoute(_) => None,
+        Change::SetSlots { vip, old, .. } => old.slots.is_empty().then_some(*vip),
+        Change::AddRoute(_) | Change::RemoveRoute(_) => None,
     }
 }

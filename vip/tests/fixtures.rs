@@ -6,6 +6,7 @@
 //! ```text
 //! at MINUTES              when this step is; first, and without lines of its own
 //! pool RANGE              `vip.pool` from here on; without lines of its own
+//! route RANGE             the host has a route there from here on; without lines of its own
 //! created SERVICE TIME    when it was made; without lines of its own
 //! vip SERVICE NET ADDRESS its VIP as a source might say that checks less; without lines of its own
 //! plan SANDBOX            what it is to hold
@@ -76,11 +77,7 @@ struct Case<'a> {
 
 impl<'a> Case<'a> {
     fn new(name: &'a str) -> Self {
-        let config = Config {
-            pool: "240.240.0.0/16".parse().unwrap(),
-            state_dir: "/nowhere".into(),
-            drain: vip::DRAIN,
-        };
+        let config = Config { pool: "240.240.0.0/16".parse().unwrap(), ..Config::default() };
         let (leases, last) = (Arc::default(), Plan::default());
         Self { name, generation: 0, now: 0, config, leases, last }
     }
@@ -95,6 +92,9 @@ impl<'a> Case<'a> {
             match *words {
                 ["at", minutes] => self.now = minutes.parse::<u64>().unwrap() * 60_000,
                 ["pool", range] => self.config.pool = range.parse().unwrap(),
+                ["route", range] => {
+                    self.config.host_routes.insert(range.parse().unwrap());
+                }
                 ["created", service, time] => {
                     let found = draft.services.iter_mut().find(|it| it.name == service);
                     found.expect("such a service").created = time.parse().unwrap();
@@ -131,7 +131,9 @@ impl<'a> Case<'a> {
         };
         let words: Vec<_> = line.split(' ').collect();
         match *words {
-            [""] | ["at" | "pool", _] | ["created", _, _] | ["vip", _, _, _] => String::new(),
+            [""] | ["at" | "pool" | "route", _] | ["created", _, _] | ["vip", _, _, _] => {
+                String::new()
+            }
             ["plan", name] => plan
                 .sandboxes
                 .get(&id(name))
@@ -145,7 +147,7 @@ impl<'a> Case<'a> {
             }
             ["addresses"] => {
                 let all = plan.addresses.iter();
-                lines(all.map(|((service, network), vip)| format!("{service} {network} {vip}")))
+                lines(all.map(|((service, network), vips)| format!("{service} {network} {vips}")))
             }
             ["leases"] => plan.leases.to_string(),
             ["notes"] => lines(notes),

@@ -19,13 +19,19 @@ use vip::plan::{Balance, Balances, SandboxPlan, VipRoute};
 use vip::{Config, Plan, compile};
 
 fn config() -> Config {
-    Config { pool: "10.0.0.0/22".parse().unwrap(), state_dir: "/nowhere".into(), drain: vip::DRAIN }
+    Config {
+        pool: "10.0.0.0/22".parse().unwrap(),
+        pool6: "fd00::/112".parse().unwrap(),
+        host_routes: ["10.0.3.128/25".parse().unwrap()].into(),
+        ..Config::default()
+    }
 }
 
 /// Few addresses, so that everything clashes; inside the pool and outside of it.
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         8 => (0..6_u8, 0..8_u8).prop_map(|(c, d)| IpAddr::V4(Ipv4Addr::new(10, 0, c, d))),
+        4 => (0..2_u16, 0..8_u16).prop_map(|(c, d)| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, c, d).into()),
         1 => Just(IpAddr::V6(Ipv6Addr::LOCALHOST)),
         1 => select(vec![[127, 0, 0, 11], [0, 0, 0, 0], [224, 0, 0, 1], [255, 255, 255, 255]])
             .prop_map(IpAddr::from),
@@ -37,8 +43,11 @@ fn network_id() -> impl Strategy<Value = String> {
 }
 
 fn network() -> impl Strategy<Value = Network> {
-    let subnet = (0..6_u8, 20..=30_u8).prop_map(|(c, prefix)| format!("10.0.{c}.0/{prefix}"));
-    (network_id(), 0..2_u8, any::<bool>(), vec(subnet, 0..2)).prop_map(
+    let subnet = prop_oneof![
+        3 => (0..6_u8, 20..=30_u8).prop_map(|(c, prefix)| format!("10.0.{c}.0/{prefix}")),
+        1 => (0..3_u8, 110..=124_u8).prop_map(|(c, prefix)| format!("fd00::{c}:0/{prefix}")),
+    ];
+    (network_id(), 0..2_u8, any::<bool>(), vec(subnet, 0..3)).prop_map(
         |(id, name, ingress, subnets)| Network {
             id: id.into(),
             name: format!("net{name}"),
@@ -59,7 +68,8 @@ fn service() -> impl Strategy<Value = Service> {
         option::of(address()).prop_map(|vip| ServiceAttachment { vip, aliases: BTreeSet::new() });
     let on = btree_map(network_id().prop_map(Into::into), attachment, 0..4);
     let mode = select(vec![Mode::Vip, Mode::Vip, Mode::DnsRr]);
-    (0..8_u8, 0..3_u8, mode, on, 0..3_u64).prop_map(|(id, name, mode, networks, created)| Service {
+    let ids = (0..8_u8, 0..3_u8, 0..3_u64);
+    (ids, mode, on, labels()).prop_map(|((id, name, created), mode, networks, labels)| Service {
         id: format!("s{id}").into(),
         name: format!("svc{name}"),
         kind: ServiceKind::Compose,
@@ -67,9 +77,19 @@ fn service() -> impl Strategy<Value = Service> {
         mode,
         networks,
         ports: Vec::new(),
-        labels: BTreeMap::new(),
+        labels,
         created,
     })
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let label = prop_oneof![
+        Just(("portolan.vip.affinity".to_owned(), "client".to_owned())),
+        Just(("portolan.vip.prefer".to_owned(), "node".to_owned())),
+        address().prop_map(|it| ("portolan.vip.address".to_owned(), it.to_string())),
+        address().prop_map(|it| ("portolan.vip.address.net1".to_owned(), it.to_string())),
+    ];
+    btree_map(0..8_u8, label, 0..3).prop_map(|it| it.into_values().collect())
 }
 
 fn task() -> impl Strategy<Value = Task> {
@@ -134,7 +154,8 @@ fn draft() -> impl Strategy<Value = Draft> {
 fn flaws(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
     let mut flaws = Vec::new();
     let mut holders: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for ((service, network), vip) in &*plan.addresses {
+    let all = plan.addresses.iter().flat_map(|(key, vips)| vips.iter().map(move |it| (key, it)));
+    for ((service, network), vip) in all {
         holders.entry((network, vip)).or_default().push(service);
         let there = snapshot
             .service(service)
@@ -144,16 +165,16 @@ fn flaws(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
         }
         let living = snapshot.tasks_on(network).filter(|it| it.state != ServingState::Stopped);
         let mut endpoints = living.filter_map(|it| it.networks.get(network));
-        if endpoints.any(|it| it.addresses.contains(vip)) {
+        if endpoints.any(|it| it.addresses.contains(&vip)) {
             flaws.push(format!("{vip} is a task's"));
         }
     }
     flaws.extend(holders.iter().filter(|(_, it)| it.len() > 1).map(|it| format!("{it:?}")));
     for (range, block) in &plan.leases.blocks {
         for address in block.leases.keys() {
-            let inside =
-                |it: &Network| it.subnets.iter().any(|it| it.contains(&IpAddr::V4(*address)));
-            if snapshot.networks().any(inside) || !range.contains(address) {
+            let inside = |it: &Network| it.subnets.iter().any(|it| it.contains(address));
+            let routed = config().host_routes.iter().any(|it| it.contains(address));
+            if snapshot.networks().any(inside) || routed || !range.contains(address) {
                 flaws.push(format!("{address} was leased"));
             }
         }
@@ -169,7 +190,7 @@ fn flaws_of_sandbox(snapshot: &Snapshot, plan: &Plan, sandbox: &Sandbox) -> Vec<
     let Some(held) = plan.sandboxes.get(&sandbox.id) else { return vec!["no plan".to_owned()] };
     let on: BTreeSet<_> = sandbox.networks.iter().map(|it| &it.network).collect();
     let visible = plan.addresses.iter().filter(|((_, network), _)| on.contains(network));
-    let visible: BTreeSet<_> = visible.map(|(_, vip)| *vip).collect();
+    let visible: BTreeSet<_> = visible.flat_map(|(_, vips)| vips.iter()).collect();
     if !held.balances.keys().copied().eq(visible) {
         flaws.push(format!("{} holds other VIPs than it can see", sandbox.name));
     }
@@ -181,17 +202,24 @@ fn flaws_of_sandbox(snapshot: &Snapshot, plan: &Plan, sandbox: &Sandbox) -> Vec<
     let own: BTreeSet<_> = sandbox.networks.iter().flat_map(|it| &it.addresses).collect();
     flaws
         .extend(held.routes.iter().filter(|it| !own.contains(&it.source)).map(ToString::to_string));
-    // Where it has an address, every VIP is in a subnet of its network or has a route.
-    for attachment in sandbox.networks.iter().filter(|it| it.addresses.iter().any(IpAddr::is_ipv4))
-    {
+    // Where it has an address, every VIP of its family is in a subnet of its network or has a route.
+    for attachment in &sandbox.networks {
         let Some(network) = snapshot.network(&attachment.network) else { continue };
-        for ((_, on), vip) in plan.addresses.iter().filter(|((_, on), _)| *on == network.id) {
+        let vips = plan.addresses.iter().filter(|((_, on), _)| *on == network.id);
+        for vip in vips.flat_map(|(_, vips)| vips.iter()) {
+            let mut own = attachment.addresses.iter();
             let covered = network.subnets.is_empty()
-                || network.subnets.iter().any(|it| it.contains(vip))
-                || held.routes.iter().any(|it| it.block.contains(vip));
-            if !covered {
-                flaws.push(format!("{vip} on {on} cannot be reached"));
+                || network.subnets.iter().any(|it| it.contains(&vip))
+                || held.routes.iter().any(|it| it.block.contains(&vip));
+            if own.any(|it| it.is_ipv4() == vip.is_ipv4()) && !covered {
+                flaws.push(format!("{vip} on {} cannot be reached", network.id));
             }
+        }
+    }
+    for (vip, balance) in &*held.balances {
+        let mut tasks = balance.slots.iter().chain(&balance.alive);
+        if tasks.any(|it| it.is_ipv4() != vip.is_ipv4()) {
+            flaws.push(format!("{vip} leads to another family"));
         }
     }
     flaws
@@ -268,26 +296,24 @@ type Held = (BTreeMap<IpAddr, (Vec<IpAddr>, bool)>, BTreeSet<VipRoute>);
 
 fn held(plan: &SandboxPlan) -> Held {
     let balances: &Balances = &plan.balances;
-    let slots = balances.iter().map(|(vip, it)| (*vip, (it.slots.clone(), it.affine))).collect();
+    let slots = balances.iter().map(|(vip, it)| (*vip, what(it))).collect();
     (slots, plan.routes.clone())
+}
+
+/// Slots, and whether a client keeps the task of one.
+fn what(balance: &Balance) -> (Vec<IpAddr>, bool) {
+    (balance.slots.clone(), balance.affine && !balance.slots.is_empty())
 }
 
 fn held_after(old: &SandboxPlan, changes: &[Change<'_>]) -> Held {
     let (mut slots, mut routes) = held(old);
     for change in changes {
         let sound = match change {
-            Change::AddVip { vip, balance } => {
-                slots.insert(*vip, (balance.slots.clone(), balance.affine)).is_none()
+            Change::AddVip { vip, balance } => slots.insert(*vip, what(balance)).is_none(),
+            Change::RemoveVip { vip, old } => slots.remove(vip) == Some(what(old)),
+            Change::SetSlots { vip, old, new } => {
+                slots.insert(*vip, what(new)) == Some(what(old)) && what(old) != what(new)
             }
-            Change::RemoveVip { vip, old } => {
-                slots.remove(vip) == Some((old.slots.clone(), old.affine))
-            }
-            Change::SetSlots { vip, old, new } => slots
-                .get_mut(vip)
-                .is_some_and(|(held, _)| std::mem::replace(held, new.to_vec()) == *old),
-            Change::SetAffinity { vip, affine } => slots
-                .get_mut(vip)
-                .is_some_and(|(_, held)| std::mem::replace(held, *affine) != *affine),
             Change::Rest { vip, tasks } => slots.contains_key(vip) && !tasks.is_empty(),
             Change::Cut { vip, gone } => slots.contains_key(vip) && !gone.is_empty(),
             Change::AddRoute(route) => routes.insert(*route),

@@ -20,7 +20,7 @@ use registry::model::{
     Completeness, Endpoint, Mode, Network, Service, ServiceAttachment, ServiceKind, ServingState,
     Task,
 };
-use registry::{Notes, Snapshot};
+use registry::{Notes, Snapshot, VipPair};
 
 use super::seconds;
 use crate::name::{self, Name};
@@ -154,27 +154,25 @@ impl<'a> Ground<'a> {
     ) -> Claims {
         let mut claims = Claims::default();
         let (ttl, vip_ttl) = (seconds(self.config.ttl), seconds(self.config.vip_ttl));
-        let allocated = || self.vips.get(&(service.id.clone(), self.network.id.clone())).copied();
-        let vip = match service.mode {
-            Mode::Vip => attachment.vip.or_else(allocated),
-            Mode::DnsRr => None,
-        };
+        let vips = self.vips_of(service, attachment);
+        let vip = vips.first();
         let serving: Vec<_> = tasks.iter().filter(|(task, _)| task.serves()).copied().collect();
         let addresses = in_order(serving.iter().flat_map(|(_, it)| &it.addresses));
         let record = Arc::new([self.record(service, &serving, &mut claims.notes)]);
         let all = Claim { addresses, ttl, record: Some(record), is_called: false };
         let front = match vip {
-            Some(vip) => Claim { addresses: Arc::new([vip]), ttl: vip_ttl, ..all.clone() },
+            Some(_) => Claim { addresses: vips.iter().collect(), ttl: vip_ttl, ..all.clone() },
             None => all.clone(),
         };
         for key in names {
             claims.names.push((key.clone(), Claim { is_called: true, ..front.clone() }));
             claims.names.push((format!("tasks.{key}"), all.clone()));
         }
-        if let Some(vip) = vip
+        if vip.is_some()
             && let Some(name) = self.full_name("service", &service.name, &mut claims.notes)
         {
-            claims.reverse.push((vip, Pointer { name, ttl: vip_ttl }));
+            let pointer = |vip| (vip, Pointer { name: name.clone(), ttl: vip_ttl });
+            claims.reverse.extend(vips.iter().map(pointer));
         }
         if self.network.names == Completeness::Gossip {
             let owner = Arc::new(Owner {
@@ -184,10 +182,22 @@ impl<'a> Ground<'a> {
                 tasks: entry(&all),
             });
             let held = tasks.iter().flat_map(|(_, it)| it.addresses.iter().copied());
-            let addresses = vip.into_iter().chain(held).collect();
+            let addresses = vips.iter().chain(held).collect();
             claims.owned = Some(Owned { owner, addresses });
         }
         claims
+    }
+
+    /// What the source fixed, and beside it what the VIP manager has.
+    fn vips_of(self, service: &Service, attachment: &ServiceAttachment) -> VipPair {
+        let key = || (service.id.clone(), self.network.id.clone());
+        match service.mode {
+            Mode::Vip => {
+                let fixed = attachment.vip.map(VipPair::from).unwrap_or_default();
+                fixed.or(self.vips.get(&key()).copied().unwrap_or_default())
+            }
+            Mode::DnsRr => VipPair::default(),
+        }
     }
 
     fn record(

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
-use registry::Draft;
 use registry::id::NetworkId;
 use registry::model::{
     Attachment, Completeness, Dial, Endpoint, Mode, Network, PublishMode, PublishedPort, Reach,
     Sandbox, Scope, Service, ServiceAttachment, ServiceKind, ServingState, Task, Upstream,
 };
+use registry::{Draft, VipPair};
 use resolver::{Config, VipTable};
 
 /// As a test has it.
@@ -169,5 +169,7 @@ pub(crate) fn draft() -> impl Strategy<Value = Draft> {
 /// What the VIP manager allocated.
 pub(crate) fn vips() -> impl Strategy<Value = VipTable> {
     let service = (0..4_u8).prop_map(|it| format!("s{it}").into());
-    btree_map((service, network_id()), address(), 0..4)
+    // Of one family or of both.
+    let pair = (address(), address()).prop_map(|(one, other)| VipPair::from(one).or(other.into()));
+    btree_map((service, network_id()), pair, 0..4)
 }

@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use registry::Draft;
@@ -130,7 +132,7 @@ fn vips() -> impl Strategy<Value = Vips> {
     let vip = (select(SERVICES.to_vec()), select(NETWORKS.to_vec()));
     proptest::collection::vec(vip, 0..6).prop_map(|vips| {
         let give = |(service, network): (&str, &str)| {
-            ((service.into(), network.into()), IpAddr::from([240, 240, 0, 1]))
+            ((service.into(), network.into()), IpAddr::from([240, 240, 0, 1]).into())
         };
         vips.into_iter().map(give).collect()
     })

@@ -206,7 +206,7 @@ fn a_vip_that_is_given_later_is_used_from_then_on() {
         told.wait_for(Option::is_some).await.unwrap();
         assert_eq!(get(address, "web.test", "/").text(), "task");
         told.mark_unchanged();
-        vips.send_replace(Arc::new([(("web".into(), "front".into()), vip.ip())].into()));
+        vips.send_replace(Arc::new([(("web".into(), "front".into()), vip.ip().into())].into()));
         told.changed().await.unwrap();
         assert_eq!(get(address, "web.test", "/").text(), "vip");
         stop.cancel();

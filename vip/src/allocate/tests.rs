@@ -1,6 +1,6 @@
 //! The allocator's laws, on any sequence of claims, and the cases that people ask about.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -122,7 +122,7 @@ fn an_address_moves_when_a_network_is_made_around_it() {
     ground.subnets.insert("240.240.0.0/20".parse().unwrap());
     let two = allocate(&one.leases, &want, &ground, MINUTE);
     assert_eq!(print(&two.leases), ["240.240.16.1 web on blue"]);
-    let moved = (Ipv4Addr::new(240, 240, 0, 1), holder("web", "web"), holder("blue", "blue"));
+    let moved = (IpAddr::from([240, 240, 0, 1]), holder("web", "web"), holder("blue", "blue"));
     assert_eq!(two.moved, [moved]);
 }
 
@@ -146,10 +146,10 @@ fn any_claims() -> impl Strategy<Value = Claims> {
 }
 
 fn any_ground() -> impl Strategy<Value = Ground> {
-    let pool = Ipv4Net::new(Ipv4Addr::new(10, 9, 0, 0), 25).unwrap();
-    let address = any::<u8>().prop_map(|it| Ipv4Addr::new(10, 9, 0, it));
+    let pool = "10.9.0.0/25".parse().unwrap();
+    let address = any::<u8>().prop_map(|it| IpAddr::from([10, 9, 0, it]));
     let subnet = (address.clone(), 26..=32_u8)
-        .prop_map(|(it, prefix)| Ipv4Net::new(it, prefix).unwrap().trunc());
+        .prop_map(|(it, prefix)| IpNet::new(it, prefix).unwrap().trunc());
     (btree_set(subnet, 0..3), btree_set(address, 0..8)).prop_map(move |(subnets, taken)| Ground {
         pool,
         subnets,
@@ -178,13 +178,17 @@ proptest! {
             }
             // Sticky: who had an address that is still usable has it still.
             let in_use = got.leases.in_use();
+            // Nobody shares an address, and nobody has two.
+            let given: BTreeSet<_> = in_use.values().flatten().collect();
+            prop_assert_eq!(given.len(), in_use.len());
+            prop_assert_eq!(in_use.values().flatten().count(), in_use.len());
             for (key, address) in leases.in_use() {
                 let asked = claims.iter().any(|(network, services)| {
                     network.id == key.0 && services.iter().any(|it| it.id == key.1)
                 });
-                let gave_up = got.moved.iter().any(|(it, ..)| *it == address);
+                let gave_up = got.moved.iter().any(|(it, ..)| address.contains(it));
                 if asked && !gave_up {
-                    prop_assert_eq!(in_use.get(&key), Some(&address));
+                    prop_assert_eq!(in_use.get(&key), Some(&address), "{:?} had it", key);
                 }
             }
             // Settled: asked again at once, nothing moves.

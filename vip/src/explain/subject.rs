@@ -38,7 +38,7 @@ pub(super) fn subject<'a>(
         .collect();
     let balances = plan.sandboxes.get(sandbox).map(|it| &it.balances);
     let balance = balances.and_then(|it| it.get_key_value(&address));
-    let holders = plan.addresses.iter().filter(|(_, vip)| **vip == address);
+    let holders = plan.addresses.iter().filter(|(_, vips)| vips.contains(address));
     let mut foreign = None;
     for ((service, network), _) in holders {
         let found = snapshot.service(service).zip(snapshot.network(network));
@@ -68,7 +68,7 @@ pub(super) fn subject<'a>(
 fn resting(plan: &Plan, address: IpAddr) -> Option<Subject<'_>> {
     plan.leases.blocks.values().find_map(|block| {
         let mut leases = block.leases.iter();
-        let (_, lease) = leases.find(|(it, _)| IpAddr::from(**it) == address)?;
+        let (_, lease) = leases.find(|(it, _)| **it == address)?;
         let (service, network) = (lease.service.name.as_str(), block.network.name.as_str());
         lease.released.map(|_| Subject::Resting { service, network })
     })

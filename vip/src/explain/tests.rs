@@ -60,11 +60,7 @@ networks = ["front"]
 /// What is told of `target` where a probe ends with `outcome`.
 fn told(target: &str, outcome: Outcome) -> String {
     let snapshot = Snapshot::build(world::parse(WORLD, "test").unwrap(), 1);
-    let config = Config {
-        pool: "240.240.0.0/16".parse().unwrap(),
-        state_dir: "/nowhere".into(),
-        drain: crate::DRAIN,
-    };
+    let config = Config { pool: "240.240.0.0/16".parse().unwrap(), ..Config::default() };
     let (plan, _notes) = compile(&snapshot, &Leases::default(), 0, &config);
     let sandbox = &snapshot.sandbox_named("box").unwrap().id;
     let target = Target::parse(target).unwrap();

@@ -80,7 +80,7 @@ fn learn(family: IpFamily) -> Vec<Expr> {
     let width = family.registers();
     let mut rule = only(CtKey::State, CT_NEW);
     rule.extend(only(CtKey::Status, IPS_DST_NAT));
-    rule.extend([family.original_daddr(0), lookup(KEPT, 0)]);
+    rule.extend([family.original_daddr(0), family.daddr(width), lookup(KEPT, 0)]);
     rule.extend([
         family.original_saddr(0),
         family.original_daddr(width),

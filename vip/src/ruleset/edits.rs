@@ -3,7 +3,7 @@
 //! Always true here: what is deleted goes before what is added, so that an element may be replaced;
 //! only what differs is touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kernel::nft::{Batch, Element};
@@ -11,7 +11,7 @@ use kernel::nft::{Batch, Element};
 use super::number;
 use crate::diff::Change;
 use crate::family::{IpFamily, octets};
-use crate::layout::{KEPT, SLOTS, SlotKey, VIPS, class_name, member};
+use crate::layout::{KEPT, SLOTS, SlotKey, VIPS, class_name, keep, keep_key, member};
 use crate::plan::Balance;
 
 /// Elements of one table.
@@ -32,14 +32,13 @@ impl Edits {
             Change::AddVip { vip, balance } => self.add_vip(*vip, balance),
             Change::RemoveVip { vip, old } => {
                 self.set_slots(*vip, &old.slots, &[]);
+                self.set_kept(*vip, old, &Balance::default());
                 self.leave(VIPS, *vip);
-                if old.affine {
-                    self.leave(KEPT, *vip);
-                }
             }
-            Change::SetSlots { vip, old, new } => self.set_slots(*vip, old, new),
-            Change::SetAffinity { vip, affine: true } => self.join(KEPT, *vip),
-            Change::SetAffinity { vip, affine: false } => self.leave(KEPT, *vip),
+            Change::SetSlots { vip, old, new } => {
+                self.set_slots(*vip, &old.slots, &new.slots);
+                self.set_kept(*vip, old, new);
+            }
             // Not the table's: conntrack's and the routes'.
             Change::Rest { .. }
             | Change::Cut { .. }
@@ -51,8 +50,16 @@ impl Edits {
     pub(super) fn add_vip(&mut self, vip: IpAddr, balance: &Balance) {
         self.join(VIPS, vip);
         self.set_slots(vip, &[], &balance.slots);
-        if balance.affine {
-            self.join(KEPT, vip);
+        self.set_kept(vip, &Balance::default(), balance);
+    }
+
+    fn set_kept(&mut self, vip: IpAddr, old: &Balance, new: &Balance) {
+        let (had, wanted) = (kept(old), kept(new));
+        for task in had.difference(&wanted) {
+            self.deleted.entry(KEPT.to_owned()).or_default().push(keep_key(vip, *task));
+        }
+        for task in wanted.difference(&had) {
+            self.added.entry(KEPT.to_owned()).or_default().push(keep(vip, *task));
         }
     }
 
@@ -96,4 +103,10 @@ impl Edits {
             batch.add_elements(self.family.table(), set, elements);
         }
     }
+}
+
+/// The tasks that clients may keep.
+fn kept(balance: &Balance) -> BTreeSet<IpAddr> {
+    let slots = balance.slots.iter().filter(|_| balance.affine);
+    slots.copied().collect()
 }

@@ -185,7 +185,7 @@ async fn an_allocated_vip_is_reached_over_its_route() {
     let published = manager.addresses.borrow().clone();
     let vip = Ipv4Addr::new(240, 240, 0, 1);
     let key = ("web".into(), "frontend".into());
-    assert_eq!(*published, [(key, IpAddr::V4(vip))].into());
+    assert_eq!(*published, [(key, IpAddr::V4(vip).into())].into());
     assert_even(&client.calls(vip, 100), 2);
 
     let dnsrr = text.replace("name = \"web\"\n", "name = \"web\"\nmode = \"dnsrr\"\n");

@@ -6,8 +6,10 @@
     reason = "a test that cannot go on panics, and time is real here"
 )]
 
+mod affinity;
 mod balancing;
 mod changes;
+mod dual_stack;
 mod flows;
 mod foreign;
 mod health;

@@ -91,7 +91,7 @@ impl World {
         let config = Config {
             pool: "240.240.0.0/16".parse().unwrap(),
             state_dir: self.dir.join("state"),
-            drain: vip::DRAIN,
+            ..Config::default()
         };
         Manager { vip: Vip::new(config, sender), addresses, generation: 0 }
     }
@@ -144,8 +144,24 @@ impl Host {
     }
 
     /// Who answers `count` connections made one after the other.
-    pub(crate) fn calls(&self, vip: Ipv4Addr, count: usize) -> Vec<String> {
+    pub(crate) fn calls(&self, vip: impl Into<IpAddr>, count: usize) -> Vec<String> {
+        let vip = vip.into();
         self.netns.run(|| (0..count).map(|_| call(vip).unwrap()).collect()).unwrap()
+    }
+
+    /// Who answers a connection from one of this host's addresses.
+    pub(crate) fn call_from(&self, own: Ipv4Addr, vip: Ipv4Addr) -> String {
+        use socket2::{Domain, Socket, Type};
+        let call = || -> io::Result<String> {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from((own, 0)).into())?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect_timeout(&SocketAddr::from((vip, PORT)).into(), PATIENCE)?;
+            let mut name = String::new();
+            TcpStream::from(socket).read_to_string(&mut name)?;
+            Ok(name)
+        };
+        self.netns.run(call).unwrap().unwrap()
     }
 
     /// A connection that stays open, to [`ECHO`].
@@ -242,8 +258,9 @@ fn say(name: &str, stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// Who answers a connection from the namespace of this thread.
-pub(crate) fn call(vip: Ipv4Addr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((vip, PORT)), PATIENCE)?;
+pub(crate) fn call(vip: impl Into<IpAddr>) -> io::Result<String> {
+    let to = SocketAddr::new(vip.into(), PORT);
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut name = String::new();
     stream.read_to_string(&mut name)?;

@@ -328,6 +328,9 @@ impl Errand {
 /// Sees to it that changes by others are heard of as long as there is a table.
 fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watched {
     let Some(known) = &mut visit.known else { return Watched::Nobody };
+    if visit.tally.has_looked() {
+        known.make_patient();
+    }
     match watch {
         Some(watch) if watch.fits(known) => Watched::As(watch),
         Some(_) | None => match watching::begin(&plan.netns, known) {

@@ -29,6 +29,7 @@ pub mod lease;
 mod lease_file;
 pub mod mesh;
 pub mod meter;
+mod patience;
 pub mod plan;
 mod readback;
 pub mod relay;

@@ -27,6 +27,7 @@ use crate::affinity;
 use crate::diff::{Change, diff_balances};
 use crate::family::IpFamily;
 use crate::layout::ALIVE_FOR;
+use crate::patience;
 use crate::plan::{Balances, SandboxPlan, VipRoute};
 use crate::readback;
 use crate::routes::{self, RoutesError};
@@ -121,6 +122,13 @@ impl SandboxError {
     }
 }
 
+impl Tally {
+    /// Whether nothing was taken for true: it is a first visit, or somebody else was there.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.made || self.adopted || self.replaced > 0
+    }
+}
+
 impl Known {
     /// Whether a visit would find nothing to do.
     pub(crate) fn is_content(&self, plan: &SandboxPlan, now: Instant) -> bool {
@@ -138,6 +146,13 @@ impl Known {
     /// The netlink port from which the table is changed, if there is a table.
     pub(crate) fn port(&self) -> Option<u32> {
         self.table.as_ref().and_then(|it| it.socket.port().ok())
+    }
+
+    /// Keeps half-closed connections, where there is a table.
+    pub(crate) fn make_patient(&mut self) {
+        if let Some(table) = &mut self.table {
+            patience::make(&mut table.socket);
+        }
     }
 
     /// The number of the last change of the namespace's tables by anybody.
@@ -201,9 +216,10 @@ pub fn cleanup(netns: &Netns) -> Result<bool, SandboxError> {
     for family in &tables {
         batch.delete_table(family.table());
     }
+    let patient = patience::remove(&mut socket, &mut batch)?;
     socket.commit(&batch)?;
     let settled = routes::settle(netns, &BTreeSet::new())?;
-    Ok(!tables.is_empty() || settled.changes > 0)
+    Ok(!tables.is_empty() || patient || settled.changes > 0)
 }
 
 /// Opens the namespace; `None`: it is not there any more, or another one is in its place.
@@ -229,6 +245,8 @@ struct Visitor {
     now: Instant,
     /// It is time to see whether what is known is still so.
     due: bool,
+    /// Somebody else changed the tables.
+    doubted: bool,
     visit: Visit,
 }
 
@@ -253,9 +271,10 @@ impl Visitor {
             (None, Some(cookie)) => cookie,
             (None, None) => netns.cookie()?,
         };
-        let due = known.as_ref().is_none_or(|it| it.doubted || it.age(now) >= UPKEEP);
+        let doubted = known.as_ref().is_some_and(|it| it.doubted);
+        let due = doubted || known.as_ref().is_none_or(|it| it.age(now) >= UPKEEP);
         let visit = Visit::default();
-        Ok(Some((Self { netns, cookie, now, due, visit }, known)))
+        Ok(Some((Self { netns, cookie, now, due, doubted, visit }, known)))
     }
 
     /// Routes first, so that no VIP answers before it can be reached. The table is tried even if
@@ -298,10 +317,9 @@ impl Visitor {
         want: &Arc<Balances>,
         known: Option<Known>,
     ) -> Result<Option<OurTable>, NftError> {
-        let doubted = known.as_ref().is_some_and(|it| it.doubted);
         let (mut socket, believed) = match known.map(|it| it.table) {
             Some(None) if want.is_empty() && !self.due => return Ok(None),
-            Some(Some(OurTable { socket, .. })) if doubted => (socket, None),
+            Some(Some(OurTable { socket, .. })) if self.doubted => (socket, None),
             Some(Some(OurTable { socket, held, inode: _ })) => (socket, Some(held)),
             Some(None) => (Socket::open(&self.netns)?, Some(Held::default())),
             None => (Socket::open(&self.netns)?, None),
@@ -317,7 +335,7 @@ impl Visitor {
         want: &Arc<Balances>,
         believed: Option<Held>,
     ) -> Result<Held, NftError> {
-        let is_first = believed.is_none();
+        let is_first = believed.is_none() && !self.doubted;
         if let Some(held) = believed
             && (!self.due || readback::there(socket)?.iter().eq(held.tables.keys()))
         {

@@ -7,7 +7,7 @@ mod encode;
 
 use std::time::Duration;
 
-pub(super) use self::encode::{NFTA_EXPR_NAME, write};
+pub(super) use self::encode::{NFT_OBJECT_CT_TIMEOUT, NFTA_EXPR_NAME, write};
 use crate::nft::set::Verdict;
 
 /// One expression; a rule is a list of them, and ends where one does not match.
@@ -88,6 +88,10 @@ pub enum Expr {
         /// First register of the key.
         from: u8,
     },
+    /// Gives a new flow the time-outs of an object that [`Batch::add_tcp_timeouts`] made.
+    ///
+    /// [`Batch::add_tcp_timeouts`]: crate::nft::Batch::add_tcp_timeouts
+    Timeouts(String),
     /// Loads a number that counts up with each packet seen (of the rule, not of a service), or a
     /// random one; 32 bits in the host's order.
     Numgen {

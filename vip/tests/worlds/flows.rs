@@ -350,6 +350,37 @@ async fn whatever_the_states_only_connections_to_tasks_that_are_gone_are_cut() {
     }
 }
 
+/// What conntrack would forget after a minute of silence, and what nobody would be told of.
+#[tokio::test]
+async fn a_half_closed_connection_is_remembered_for_longer_than_twenty_minutes() {
+    let mut world = World::new();
+    let tasks = world.tasks("web", 1, 11);
+    let client = world.host("client", 100);
+    let path = world.path("client");
+    let mut manager = world.manager();
+    manager.make(&web(WEB, &["serving"], &client, &path)).await;
+    let listener = listener(&tasks[0]);
+    let (near, mut far) = both_ends(&client, &listener);
+    near.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    // As `conntrack -L` shows them: protocol, its number, seconds left, state.
+    let shown = || {
+        let tracked =
+            client.netns.run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
+        let tracked = tracked.unwrap().unwrap();
+        let half = tracked.lines().find(|it| it.contains("CLOSE_WAIT")).map(str::to_owned);
+        half.and_then(|it| it.split_whitespace().nth(4)?.parse::<u32>().ok())
+    };
+    wait_until(shown, Option::is_some).await;
+    let left = shown().unwrap();
+    assert!(left > 20 * 60, "{left} s");
+    // The open ones need no help: five days, unless the container wants it otherwise.
+    let (_near, _far) = both_ends(&client, &listener);
+    let limit = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+    let seconds = client.netns.run(|| std::fs::read_to_string(limit)).unwrap().unwrap();
+    assert!(seconds.trim().parse::<u32>().unwrap() > 20 * 60, "{seconds}");
+}
+
 #[tokio::test]
 async fn what_happens_is_counted_and_connections_are_told_by_task() {
     let mut world = World::new();

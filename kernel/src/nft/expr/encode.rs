@@ -22,6 +22,7 @@ pub(super) fn name(expr: &Expr) -> &'static str {
         Expr::Cmp { .. } => "cmp",
         Expr::Immediate { .. } | Expr::Verdict(_) => "immediate",
         Expr::Lookup { .. } | Expr::LookupVerdict { .. } => "lookup",
+        Expr::Timeouts(_) => "objref",
         Expr::Numgen { .. } => "numgen",
         Expr::Jhash { .. } => "hash",
         Expr::Nat { .. } => "nat",
@@ -78,6 +79,10 @@ fn write_data(it: &mut Writer, family: Family, expr: &Expr) {
             }
         }
         Expr::LookupVerdict { set, from } => lookup(it, set, *from, Some(NFT_REG_VERDICT)),
+        Expr::Timeouts(name) => {
+            it.be32(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_CT_TIMEOUT);
+            it.text(NFTA_OBJREF_IMM_NAME, name);
+        }
         Expr::Numgen { random, modulus, offset, to } => {
             let kind = u32::from(*random);
             numbers(it, &[(1, register(*to)), (2, *modulus), (3, kind), (4, *offset)]);
@@ -218,3 +223,7 @@ const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
 const NFT_REJECT_ICMPX_PORT_UNREACH: u8 = 1;
 const ICMP_PORT_UNREACH: u8 = 3;
 const ICMPV6_PORT_UNREACH: u8 = 4;
+const NFTA_OBJREF_IMM_TYPE: u16 = 1;
+const NFTA_OBJREF_IMM_NAME: u16 = 2;
+/// The kind of object; also where one is made.
+pub(in crate::nft) const NFT_OBJECT_CT_TIMEOUT: u32 = 7;

@@ -1,7 +1,7 @@
 """A service that is updated, scaled and bereft of a node, at 200 new connections a second through its VIP: none may fail."""
 import os, signal, time
 
-from lab import NODES, docker, sh, wait
+from lab import NODES, docker, on, sh, wait
 from life import Engine
 from scene import Caller, Lives, Scene, report
 
@@ -65,9 +65,13 @@ def through_mesh(run):
     scene = Scene(run)
     scene.service(NAME, 4, "--replicas-max-per-node 8", f"--publish {PUBLISHED}:8080", late=int(os.environ.get("LATE", "0")))
     client = "/run/netns/plab-client"
+    # Two clients: tasks see their own addresses, so one client's port would come from both nodes as the same connection.
+    own = {"node1": "10.214.0.101", "node2": "10.214.0.102"}
+    for address in own.values():
+        on("client", "ip", "address", "add", f"{address}/24", "dev", "eth0")
     wait(lambda: all("200 OK" in sh("nsenter", f"--net={client}", "curl", "-s", "-i", "-m", "2", f"http://{it}:{PUBLISHED}/", check=False)
                      for it in ADDRESSES.values()), "the mesh of both nodes")
-    return course(scene, lambda: {f"outside, through {node}": Caller(scene, client, address, NAME, RATE, port=PUBLISHED)
+    return course(scene, lambda: {f"outside, through {node}": Caller(scene, client, address, NAME, RATE, port=PUBLISHED, own=[own[node]])
                                   for node, address in ADDRESSES.items()})
 
 

@@ -95,13 +95,13 @@ class Ended:
 class Caller(threading.Thread):
     """`call steady` in a container's namespace, or in one with a path. Keeps failures with the task that conntrack names for each."""
 
-    def __init__(self, scene, place, addresses, names, rate, seconds=0, port=PORT):
+    def __init__(self, scene, place, addresses, names, rate, seconds=0, port=PORT, own=()):
         super().__init__(daemon=True)
         self.place, self.seconds = place if isinstance(place, str) else f"/proc/{place}/ns/net", seconds
         self.failures, self.slow, self.late, self.answers, self.values = [], [], [], {}, {}
         self.child = subprocess.Popen(
             ["nsenter", f"--net={self.place}", os.path.join(scene.run.folder, "call"), "steady", addresses, str(port),
-             str(rate), str(seconds), names], stdout=subprocess.PIPE, text=True)
+             str(rate), str(seconds), names, *own], stdout=subprocess.PIPE, text=True)
         self.start()
 
     def run(self):

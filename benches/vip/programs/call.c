@@ -5,9 +5,9 @@
  *     call requests ADDRESS PORT COUNT            connect, GET, answer, end, one after another
  *     call down|up ADDRESS PORT SECONDS           one stream
  *     call datagrams ADDRESS PORT SECONDS SIZE WINDOW    echoes, WINDOW of them under way
- *     call steady ADDRESS PORT RATE SECONDS NAME  RATE new connections a second whatever becomes of them, until SIGTERM
- *                                                 or so long (0: for ever); an answer must begin with NAME; with several
- *                                                 addresses: NAME[,NAME..], each with its own
+ *     call steady ADDRESS PORT RATE SECONDS NAME [OWN]   RATE new connections a second whatever becomes of them, until
+ *                                                 SIGTERM or so long (0: for ever); an answer must begin with NAME; with
+ *                                                 several addresses: NAME[,NAME..], each with its own; OWN: from there
  *
  * Prints `name value` lines. `steady` prints each failure when it happens: `fail EPOCH MILLISECONDS PORT WHAT ANSWER`,
  * where WHAT is refused, reset, timeout, short, wrong or another error, and PORT is its own; at the end how many answers
@@ -121,6 +121,7 @@ static int datagrams(double seconds, int size, int window) {
 
 struct call { double begun, epoch; int port, used, state; const char *name; char text[512]; };
 static const char *names[ADDRESSES];
+static struct sockaddr_in own = {.sin_family = AF_INET};
 static long many_names;
 static struct call *calls[MOST];
 static int poller, under_way;
@@ -171,6 +172,10 @@ static void begin(void) {
     it->begun = now();
     it->epoch = clock_of(CLOCK_REALTIME);
     it->name = names[turn % many_targets % many_names];
+    /* The port is chosen with the connect, by its target. */
+    int late = 1;
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &late, sizeof late);
+    if (own.sin_addr.s_addr) bind(fd, (struct sockaddr *)&own, sizeof own);
     if (connect(fd, target(), sizeof *targets) && errno != EINPROGRESS) { end(fd, word(errno)); return; }
     struct sockaddr_in mine;
     socklen_t size = sizeof mine;
@@ -262,5 +267,6 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "datagrams") && argc > 6) return datagrams(atof(argv[4]), atoi(argv[5]), atoi(argv[6]));
     if (strcmp(argv[1], "steady") || argc < 7) return 2;
     for (char *one = strtok(argv[6], ","); one && many_names < ADDRESSES; one = strtok(NULL, ",")) names[many_names++] = one;
+    if (argc > 7 && inet_pton(AF_INET, argv[7], &own.sin_addr) != 1) return 2;
     return many_names ? steady(atof(argv[4]), atof(argv[5])) : 2;
 }

@@ -2,10 +2,9 @@
 //! map they take a task. Pure.
 //!
 //! ```text
-//! map ports    { type inet_proto . inet_service : mark; tcp . 8001 : CLASS, .. }   # plain data
-//! map dispatch { type mark : verdict; CLASS : goto random-4-lower, .. }
-//! map lower    { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
-//! map upper    # the same
+//! map ports { type inet_proto . inet_service : verdict; tcp . 8001 : goto random-4-lower, .. }
+//! map lower { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
+//! map upper # the same
 //! chain random-4-lower { dnat to l4proto . dport . numgen random mod 4 map @lower }
 //! ```
 //!
@@ -37,11 +36,9 @@ pub(crate) const BALANCE: &str = "balance";
 pub(crate) const FLAG: u32 = 0x2000_0000;
 
 const PORTS: &str = "ports";
-const DISPATCH: &str = "dispatch";
 
 const PORT_KEY: &[KeyType] = &[KeyType::InetProto, KeyType::InetService];
 const SLOT_KEY: &[KeyType] = &[KeyType::InetProto, KeyType::InetService, KeyType::Mark];
-const CLASS_KEY: &[KeyType] = &[KeyType::Mark];
 
 /// How a port chooses, and among how many.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -54,19 +51,19 @@ pub(crate) struct Class {
 /// How a task is chosen.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Choice {
-    Random = 0,
+    Random,
     /// By the sender's address and port.
-    Flow = 1,
+    Flow,
     /// By the sender's address.
-    Client = 2,
+    Client,
 }
 
 /// Which map a port's slots are in at the moment.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 enum Half {
     #[default]
-    Lower = 0,
-    Upper = 1,
+    Lower,
+    Upper,
 }
 
 /// Where the ports of one table lead.
@@ -121,11 +118,11 @@ impl Balancing {
     pub(crate) fn seen(seen: &Seen) -> Self {
         let none = BTreeMap::new();
         let set = |name| seen.sets.get(name).unwrap_or(&none);
-        let classes = set(DISPATCH).keys().filter_map(|it| Class::read(it)).collect();
+        let classes = seen.chains.keys().filter_map(|it| Class::named(it)).collect();
         let mut found = Self { ports: BTreeMap::new(), classes };
         for (key, value) in set(PORTS) {
-            let ElementValue::Data(data) = value else { continue };
-            let Some((port, class)) = Port::read(key).zip(Class::read(data)) else { continue };
+            let ElementValue::Verdict(Verdict::Goto(chain)) = value else { continue };
+            let Some((port, class)) = Port::read(key).zip(Class::named(chain)) else { continue };
             let slots = |half: Half| {
                 let slot = |number: u32| match set(half.map()).get(&slot_key(port, number))? {
                     ElementValue::Data(data) => address(data),
@@ -153,19 +150,17 @@ impl Balancing {
     /// Writes the maps and chains of it into `ruleset`.
     pub(crate) fn write(&self, ruleset: &mut Ruleset) {
         let address = SetValue::Pair(KeyType::Ipv4Addr, KeyType::InetService);
-        ruleset.set(PORTS, PORT_KEY, SetValue::Data(KeyType::Mark));
-        ruleset.set(DISPATCH, CLASS_KEY, SetValue::Verdict);
+        ruleset.set(PORTS, PORT_KEY, SetValue::Verdict);
         for half in [Half::Lower, Half::Upper] {
             ruleset.set(half.map(), SLOT_KEY, address);
         }
         for class in &self.classes {
-            let verdict = ElementValue::Verdict(Verdict::Goto(class.chain()));
-            ruleset.element(DISPATCH, class.mark().to_vec(), verdict);
             ruleset.rule(&class.chain(), class.rule());
         }
         for (port, slotted) in &self.ports {
             let Some(class) = slotted.class() else { continue };
-            ruleset.element(PORTS, port.key(), ElementValue::Data(class.mark().to_vec()));
+            let goto = ElementValue::Verdict(Verdict::Goto(class.chain()));
+            ruleset.element(PORTS, port.key(), goto);
             for (half, slots) in
                 [(slotted.half, &slotted.slots), (slotted.half.other(), &slotted.old)]
             {
@@ -180,12 +175,10 @@ impl Balancing {
     }
 }
 
-/// `meta l4proto . th dport map @ports` -> class; the connection is marked; `vmap @dispatch`.
+/// `meta l4proto . th dport vmap @ports`.
 fn balance() -> Vec<Expr> {
     let mut exprs = protocol_and_port();
-    exprs.push(Expr::Lookup { set: PORTS.to_owned(), from: 0, to: Some(CLASS), invert: false });
-    exprs.extend(mark_connection(FLAG, FLAG));
-    exprs.push(Expr::LookupVerdict { set: DISPATCH.to_owned(), from: CLASS });
+    exprs.push(Expr::LookupVerdict { set: PORTS.to_owned(), from: 0 });
     exprs
 }
 
@@ -209,7 +202,8 @@ pub(crate) fn mark_connection(mask: u32, bits: u32) -> Vec<Expr> {
 
 impl Class {
     fn rule(self) -> Vec<Expr> {
-        let mut exprs = protocol_and_port();
+        let mut exprs = mark_connection(FLAG, FLAG);
+        exprs.extend(protocol_and_port());
         exprs.extend(self.choice.exprs(self.slots));
         exprs.extend([
             Expr::Lookup { set: self.half.map().to_owned(), from: 0, to: Some(0), invert: false },
@@ -223,18 +217,13 @@ impl Class {
         format!("{}-{slots}-{}", choice.name(), half.map())
     }
 
-    /// Two bits for the choice, one for the half, the rest for the number of slots.
-    fn mark(self) -> [u8; 4] {
-        let Self { choice, half, slots } = self;
-        ((choice as u32) << 30 | (half as u32) << 29 | slots).to_ne_bytes()
-    }
-
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let number = u32::from_ne_bytes(bytes.try_into().ok()?);
+    fn named(chain: &str) -> Option<Self> {
+        let (choice, rest) = chain.split_once('-')?;
+        let (slots, half) = rest.split_once('-')?;
         let choices = [Choice::Random, Choice::Flow, Choice::Client];
-        let choice = choices.into_iter().find(|it| *it as u32 == number >> 30)?;
-        let half = if number >> 29 & 1 == 0 { Half::Lower } else { Half::Upper };
-        Some(Self { choice, half, slots: number & 0x1fff_ffff })
+        let choice = choices.into_iter().find(|it| it.name() == choice)?;
+        let half = [Half::Lower, Half::Upper].into_iter().find(|it| it.map() == half)?;
+        Some(Self { choice, half, slots: slots.parse().ok()? })
     }
 }
 
@@ -259,7 +248,7 @@ impl Choice {
     fn exprs(self, slots: u32) -> Vec<Expr> {
         let source = |offset, base, len, to| Expr::Payload { base, offset, len, to };
         let hash = |len| Expr::Jhash {
-            from: CLASS,
+            from: HASHED,
             len,
             modulus: slots,
             seed: SEED,
@@ -273,11 +262,11 @@ impl Choice {
                 vec![Expr::Numgen { random: true, modulus: slots, offset: 0, to: NUMBER }]
             }
             Self::Flow => vec![
-                source(SADDR, PayloadBase::Network, 4, CLASS),
-                source(SPORT, PayloadBase::Transport, 2, CLASS + 1),
+                source(SADDR, PayloadBase::Network, 4, HASHED),
+                source(SPORT, PayloadBase::Transport, 2, HASHED + 1),
                 hash(8),
             ],
-            Self::Client => vec![source(SADDR, PayloadBase::Network, 4, CLASS), hash(4)],
+            Self::Client => vec![source(SADDR, PayloadBase::Network, 4, HASHED), hash(4)],
         }
     }
 }
@@ -341,8 +330,8 @@ const MOST_READ: u32 = 1 << 20;
 
 /// Register of a slot's number, behind the key of its port.
 const NUMBER: u8 = 2;
-/// Register of a class, and of what is hashed: free beside a slot's key.
-const CLASS: u8 = 4;
+/// Registers of what is hashed: free beside a slot's key.
+const HASHED: u8 = 4;
 /// Register for marks.
 const SCRATCH: u8 = 6;
 /// Offsets in headers: IPv4's source address (RFC 791), source and destination ports of both

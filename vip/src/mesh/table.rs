@@ -55,7 +55,7 @@ pub(crate) struct Chain {
 /// What the kernel has under our table's name.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Seen {
-    chains: BTreeMap<String, Option<Hook>>,
+    pub(crate) chains: BTreeMap<String, Option<Hook>>,
     /// The user data of each chain's rules, in order.
     rules: BTreeMap<String, Vec<Vec<u8>>>,
     /// The elements of each set, without [`ALIVE`]'s.

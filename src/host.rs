@@ -6,9 +6,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use kernel::neighbour::NeighbourWatch;
+use kernel::neighbour::{NeighbourWatch, neighbours};
 use kernel::netns::{Netns, cookie_of};
-use registry::source::docker::host::Host;
+use registry::model::Protocol;
+use registry::source::docker::host::{Host, Neighbour};
 use tokio::sync::mpsc;
 
 /// This machine.
@@ -33,6 +34,18 @@ impl Host for ThisHost {
         let held = Netns::open(path).map_err(io::Error::other)?;
         let held = kernel::route::addresses(&held).map_err(io::Error::other)?;
         Ok(held.into_iter().map(|(_, address)| address.addr()).collect())
+    }
+
+    fn neighbours(&self, path: &Path) -> io::Result<Vec<Neighbour>> {
+        let overlay = Netns::open(path).map_err(io::Error::other)?;
+        let found = neighbours(&overlay).map_err(io::Error::other)?.into_iter();
+        let far = found.filter_map(|it| Some(Neighbour { address: it.address, node: it.tunnel? }));
+        Ok(far.collect())
+    }
+
+    fn redirected_ports(&self, path: &Path) -> io::Result<Vec<(u16, Protocol)>> {
+        let netns = Netns::open(path).map_err(io::Error::other)?;
+        vip::mesh::redirected_ports(&netns).map_err(io::Error::other)
     }
 
     fn host_cookie(&self) -> io::Result<u64> {

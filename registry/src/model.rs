@@ -283,8 +283,8 @@ pub struct Node {
     pub address: Option<IpAddr>,
     /// As the engine says: `ready`, `down`, ...
     pub state: String,
-    /// Its end of the ingress network.
-    pub ingress: Option<IpAddr>,
+    /// Its end of the ingress network; several where it is not known which of them it is.
+    pub ingress: BTreeSet<IpAddr>,
 }
 
 impl fmt::Display for ServingState {

@@ -285,6 +285,8 @@ fn known(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::model::{Mode, ServiceAttachment, ServiceKind};
     use crate::source::world;
@@ -324,7 +326,7 @@ mod tests {
             name: name.to_owned(),
             address: None,
             state: "ready".to_owned(),
-            ingress: None,
+            ingress: BTreeSet::new(),
         };
         let draft = Draft {
             services: vec![service("web", &["b"]), service("web", &["a"])],

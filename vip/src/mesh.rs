@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 pub use self::compile::{ClientIp, Config, Enabled, compile};
 pub use self::error::MeshError;
-pub use self::firewall::FirewallError;
+pub use self::firewall::{FirewallError, redirected_ports};
 pub use self::inspect::inspect;
 pub use self::plan::{Plan, Port, Published};
 pub use self::sysctls::SysctlsError;

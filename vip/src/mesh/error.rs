@@ -38,6 +38,9 @@ pub enum MeshError {
     /// The plan is ahead of the namespace, or behind it.
     #[error("no interface has the address {0}, by which replies would leave")]
     NoInterface(Ipv4Addr),
+    /// The engine connects a container to one network after the other.
+    #[error("it has no way out yet beside the ingress network")]
+    NoWayOut,
     /// The engine's namespace for the mesh is not connected on both sides.
     #[error("the engine has not connected its namespace for the mesh yet")]
     NotConnected,
@@ -57,7 +60,7 @@ impl MeshError {
             Self::Firewall(_) => Some("see `iptables -S DOCKER-USER` and what it says"),
             Self::Flows(error) => error.remedy(),
             Self::Clients(_) => Some("run portolan as root or with CAP_NET_RAW"),
-            Self::NoInterface(_) | Self::NotConnected => None, // being connected or disconnected
+            Self::NoInterface(_) | Self::NoWayOut | Self::NotConnected => None, // being connected or disconnected
         }
     }
 }

@@ -12,7 +12,11 @@ use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use kernel::netns::Netns;
+use registry::model::Protocol;
+
 use super::balance::FLAG;
+use super::error::MeshError;
 
 /// What became of the rule.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -47,8 +51,8 @@ pub enum FirewallError {
 /// Makes the rule be there, or not, in this process's network namespace.
 pub(crate) fn settle(want: bool) -> Result<Settled, FirewallError> {
     let mut settled = Settled::default();
-    for program in programs() {
-        if !run(program, &["-S", CHAIN])?.fine {
+    for program in programs("filter") {
+        if !run(program, &["-S", CHAIN, "1"])?.fine {
             continue;
         }
         settled.chain = true;
@@ -58,7 +62,7 @@ pub(crate) fn settle(want: bool) -> Result<Settled, FirewallError> {
                 break;
             }
             let change = if want { "-I" } else { "-D" };
-            let Ran { fine, said } = run(program, &with(change))?;
+            let Ran { fine, said, .. } = run(program, &with(change))?;
             if !fine {
                 return Err(FirewallError::Refused { program, said });
             }
@@ -68,11 +72,34 @@ pub(crate) fn settle(want: bool) -> Result<Settled, FirewallError> {
     Ok(settled)
 }
 
+/// The published ports that the engine's rules in a task's namespace lead to their targets.
+pub fn redirected_ports(netns: &Netns) -> Result<Vec<(u16, Protocol)>, MeshError> {
+    let read = || {
+        let mut ports = Vec::new();
+        for program in programs("nat") {
+            let ran = run(program, &["-t", "nat", "-S", "PREROUTING"])?;
+            ports.extend(ran.listed.lines().filter_map(redirected));
+        }
+        Ok::<_, FirewallError>(ports)
+    };
+    Ok(netns.run(read)??)
+}
+
+/// `-A PREROUTING -d 10.0.0.7/32 -p udp -m udp --dport 8053 -j REDIRECT --to-ports 53`.
+fn redirected(rule: &str) -> Option<(u16, Protocol)> {
+    let words: Vec<&str> = rule.split_ascii_whitespace().collect();
+    let behind = |word: &str| words.iter().skip_while(|it| **it != word).nth(1).copied();
+    let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+    let protocol = protocols.into_iter().find(|it| Some(it.0) == behind("-p"))?.1;
+    let port = behind("--dport")?.parse().ok()?;
+    (behind("-j") == Some("REDIRECT")).then_some((port, protocol))
+}
+
 /// The programs whose backends have tables in this namespace. To ask the legacy one would make it
 /// load its modules and its tables.
-fn programs() -> Vec<&'static str> {
+fn programs(table: &str) -> Vec<&'static str> {
     let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
-    let legacy = legacy.is_ok_and(|it| it.lines().any(|it| it == "filter"));
+    let legacy = legacy.is_ok_and(|it| it.lines().any(|it| it == table));
     // Where there are no variants the plain name is the only one.
     let nft = if there_is(NFT) { NFT } else { PLAIN };
     let programs = [(nft, true), (LEGACY, legacy)];
@@ -90,6 +117,7 @@ fn with(verb: &str) -> Vec<&str> {
 struct Ran {
     fine: bool,
     said: String,
+    listed: String,
 }
 
 fn run(program: &'static str, arguments: &[&str]) -> Result<Ran, FirewallError> {
@@ -97,15 +125,20 @@ fn run(program: &'static str, arguments: &[&str]) -> Result<Ran, FirewallError> 
     #[expect(clippy::disallowed_methods, reason = "the chain is read and written by this program")]
     let mut command = Command::new(program);
     command.env("PATH", FOLDERS.join(":")).args(["-w", LOCK_WAIT]).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
+    // Whatever it says fits a pipe, or is cut: it never waits for a reader.
     let ended = wait(&mut child).map_err(failed)?;
-    let mut said = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        drop(stderr.take(MOST_SAID).read_to_string(&mut said));
-    }
+    let listed = child.stdout.take().map(text).unwrap_or_default();
+    let said = child.stderr.take().map(text).unwrap_or_default();
     let said = said.lines().next().unwrap_or_default().to_owned();
-    Ok(Ran { fine: ended, said })
+    Ok(Ran { fine: ended, said, listed })
+}
+
+fn text(from: impl Read) -> String {
+    let mut text = String::new();
+    drop(from.take(MOST_SAID).read_to_string(&mut text));
+    text
 }
 
 /// Whether it ended well; killed when it takes too long.
@@ -151,5 +184,20 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const LOOKS: u32 = 2000;
 /// More rules of ours in a row are not removed at once.
 const MOST_RULES: usize = 8;
-/// Bytes read of what a program says when it fails.
-const MOST_SAID: u64 = 4096;
+/// Bytes read of what a program says: as many as a pipe holds.
+const MOST_SAID: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_redirections_tell_a_ports_protocol() {
+        let rules = "-P PREROUTING ACCEPT\n\
+             -A PREROUTING -d 10.0.0.7/32 -p tcp -m tcp --dport 8001 -j REDIRECT --to-ports 80\n\
+             -A PREROUTING -d 10.0.0.7/32 -p udp -m udp --dport 8053 -j REDIRECT --to-ports 53\n\
+             -A PREROUTING -d 10.0.0.7/32 -p tcp -m tcp --dport 9 -j DNAT --to 10.0.0.8\n";
+        let found: Vec<_> = rules.lines().filter_map(redirected).collect();
+        assert_eq!(found, [(8001, Protocol::Tcp), (8053, Protocol::Udp)]);
+    }
+}

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kernel::netns::Netns;
 use tokio::time::Instant;
@@ -26,6 +27,10 @@ pub(crate) struct Path {
     inode: u64,
     laid: Laid,
     visited: Instant,
+    /// When it was first seen.
+    met: Instant,
+    /// Whether it has a way out beside the ingress network, as all tasks get sooner or later.
+    whole: bool,
 }
 
 /// What a visit came to.
@@ -39,7 +44,7 @@ pub(crate) struct Visit {
 impl Path {
     /// Whether a visit would find nothing to do.
     pub(crate) fn is_content(&self, way: &Way, now: Instant) -> bool {
-        self.way == *way && now.saturating_duration_since(self.visited) < LOOK
+        self.whole && self.way == *way && now.saturating_duration_since(self.visited) < LOOK
     }
 
     /// Where it was.
@@ -48,10 +53,17 @@ impl Path {
     }
 }
 
+/// How long the engine may take to connect a container on both sides: then it has no other side.
+const CONNECTING: Duration = Duration::from_secs(10);
+
 /// Visits a namespace and makes `way` true there.
 pub(crate) fn visit(way: Way, known: Option<Path>, sysctls: &Sysctls, now: Instant) -> Visit {
     match settle(way, known, sysctls, now) {
-        Ok(Some((path, changes))) => Visit { path: Some(path), changes, failure: None },
+        Ok(Some((path, changes))) => {
+            let awaited = !path.whole && now.saturating_duration_since(path.met) < CONNECTING;
+            let failure = awaited.then_some(MeshError::NoWayOut);
+            Visit { path: Some(path), changes, failure }
+        }
         Ok(None) => Visit::default(),
         Err(failure) => Visit { failure: Some(failure), ..Visit::default() },
     }
@@ -79,9 +91,11 @@ fn settle(
     let mut changes = way::settle_routes(&netns, &device, &way.routers)?;
     let frame = |_: &_| way::ruleset(&place, &way.routers);
     let layout = Layout { wanted: Vec::new(), frame: &frame };
+    let met = known.as_ref().map_or(now, |it| it.met);
     let (laid, more) = Laid::lay(&netns, known.map(|it| it.laid), &layout, now)?;
     changes += more;
-    Ok(Some((Path { way, cookie, inode, laid, visited: now }, changes)))
+    let whole = place.outer.is_some();
+    Ok(Some((Path { way, cookie, inode, laid, visited: now, met, whole }, changes)))
 }
 
 /// Removes all of ours from a namespace that no plan names any more.

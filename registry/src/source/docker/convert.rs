@@ -16,7 +16,7 @@ mod managed;
 mod names;
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
@@ -202,15 +202,21 @@ fn node_at(nodes: &[Node], address: Option<IpAddr>) -> Option<NodeId> {
     nodes.iter().find(|it| it.address == Some(address)).map(|it| it.id.clone())
 }
 
-/// Each node's endpoint of the routing mesh, by node address.
-fn ingress_endpoints(view: &View) -> BTreeMap<IpAddr, IpAddr> {
+/// Each node's endpoints of the routing mesh, by node address.
+fn ingress_endpoints(view: &View) -> BTreeMap<IpAddr, BTreeSet<IpAddr>> {
     let ingress = view.networks.values().filter(|it| it.ingress);
-    let gossip = ingress.filter_map(|it| view.gossip.get(&it.id));
-    let endpoints = gossip.flat_map(|it| {
-        let own = view.engine.address.zip(it.own_ingress);
-        it.ingress.clone().into_iter().chain(own)
-    });
-    endpoints.collect()
+    let mut endpoints: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
+    for gossip in ingress.filter_map(|it| view.gossip.get(&it.id)) {
+        let own = view.engine.address.zip(gossip.own_ingress);
+        let listed = gossip.ingress.iter().map(|(node, it)| (*node, *it));
+        let told: BTreeMap<IpAddr, IpAddr> = listed.chain(own).collect();
+        // Where the engine does not say, whoever is no task there may be the node's end.
+        let seen = gossip.strangers().filter(|(node, _)| !told.contains_key(node));
+        for (node, endpoint) in told.iter().map(|(node, it)| (*node, *it)).chain(seen) {
+            endpoints.entry(node).or_default().insert(endpoint);
+        }
+    }
+    endpoints
 }
 
 /// A network that the engine lists, by id or, as old specifications have it, by name.

@@ -11,6 +11,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::model::Protocol;
+use crate::source::docker::host::Neighbour;
+
 /// All that gossip says of one network.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Gossip {
@@ -23,6 +26,12 @@ pub(crate) struct Gossip {
     pub(crate) ingress: BTreeMap<IpAddr, IpAddr>,
     /// This node's own endpoint of the routing mesh (the ingress network only).
     pub(crate) own_ingress: Option<IpAddr>,
+    /// Endpoints of other nodes on that network, each with its node's address, as the kernel has
+    /// them (the ingress network only).
+    pub(crate) neighbours: BTreeSet<Neighbour>,
+    /// The protocols of published ports, as the engine's rules for local tasks have them (the
+    /// ingress network only).
+    pub(crate) protocols: BTreeSet<(u16, Protocol)>,
 }
 
 /// A service on that network.
@@ -86,12 +95,36 @@ pub(crate) fn parse(services: impl IntoIterator<Item = (String, Value)>) -> (Gos
 }
 
 impl Gossip {
+    /// The published ports of all its services.
+    pub(crate) fn published(&self) -> BTreeSet<u16> {
+        self.services.values().flat_map(|it| &it.ports).map(|it| it.0).collect()
+    }
+
+    /// Endpoints that are no task's, with their nodes' addresses: of each node a few at most.
+    pub(crate) fn strangers(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let services = self.services.values().flat_map(|it| &it.tasks);
+        let tasks: BTreeSet<IpAddr> = services.map(|it| it.address).collect();
+        let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        let strange = self.neighbours.iter().filter(move |it| !tasks.contains(&it.address));
+        strange
+            .filter(move |it| {
+                let count = counts.entry(it.node).or_default();
+                *count += 1;
+                *count <= MOST_STRANGERS
+            })
+            .map(|it| (it.node, it.address))
+    }
+
     /// The ids of all its Swarm tasks.
     pub(crate) fn task_ids(&self) -> BTreeSet<&str> {
         let tasks = self.services.values().flat_map(|it| &it.tasks);
         tasks.filter_map(GossipTask::task_id).collect()
     }
 }
+
+/// Endpoints of one node that are no task's: its end of the mesh, and tasks that are starting or
+/// stopping just now.
+const MOST_STRANGERS: usize = 64;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -173,6 +206,20 @@ mod tests {
         );
         assert_eq!(gossip.services["web"].ports, [(53, 53), (8000, 80)]);
         assert!(gossip.plain.is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_that_is_no_tasks_may_be_its_nodes_end_of_the_mesh() {
+        let (mut gossip, _) = read(
+            r#"{"web":{"VIP":"10.0.0.4","Ports":["Target: 80, Publish: 8000"],
+            "Tasks":[{"Name":"web.1.a","EndpointID":"e","EndpointIP":"10.0.0.6",
+            "Info":{"Host IP":"10.213.0.2"}}]}}"#,
+        );
+        let neighbour =
+            |address: [u8; 4]| Neighbour { address: address.into(), node: [10, 213, 0, 2].into() };
+        gossip.neighbours = [[10, 0, 0, 3], [10, 0, 0, 6]].map(neighbour).into();
+        let expected = ([10, 213, 0, 2].into(), [10, 0, 0, 3].into());
+        assert_eq!(gossip.strangers().collect::<Vec<(IpAddr, IpAddr)>>(), [expected]);
     }
 
     #[test]

@@ -7,7 +7,17 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
+use crate::model::Protocol;
 use crate::source::docker::host_files::HostFiles;
+
+/// Somebody on an overlay network, on another node.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Neighbour {
+    /// Its address there.
+    pub address: IpAddr,
+    /// Its node's address, where the tunnel ends.
+    pub node: IpAddr,
+}
 
 /// The machine on which the engine runs.
 pub trait Host: Send + Sync + 'static {
@@ -20,6 +30,22 @@ pub trait Host: Send + Sync + 'static {
     /// sandbox is known when the container has started instead of shortly before.
     fn netns_addresses(&self, path: &Path) -> io::Result<Vec<IpAddr>> {
         let reason = format!("cannot read the addresses in `{}`", path.display());
+        Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+    }
+
+    /// Who is on the overlay network whose namespace is at `path`, on other nodes. Without it
+    /// published ports of engines from 26 on do not keep their clients' addresses. May block as
+    /// [`Host::netns_cookie`].
+    fn neighbours(&self, path: &Path) -> io::Result<Vec<Neighbour>> {
+        let reason = format!("cannot read the neighbours in `{}`", path.display());
+        Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+    }
+
+    /// The published ports that the engine's rules in a task's network namespace lead to their
+    /// targets, with the protocol, which nothing else tells on a worker. May run a program of the
+    /// host; called off the runtime's workers.
+    fn redirected_ports(&self, path: &Path) -> io::Result<Vec<(u16, Protocol)>> {
+        let reason = format!("cannot read the firewall in `{}`", path.display());
         Err(io::Error::new(io::ErrorKind::Unsupported, reason))
     }
 

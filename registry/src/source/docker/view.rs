@@ -4,6 +4,7 @@
 //! [`convert`]: crate::source::docker::convert
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use crate::id::NetworkId;
 use crate::source::docker::container::Container;
@@ -82,6 +83,21 @@ impl View {
         let networks = missing.flat_map(|it| &it.networks_attachments);
         let networks = networks.map(|it| NetworkId::from(it.network.id.as_str()));
         networks.filter(|it| self.gossip.contains_key(it)).collect()
+    }
+
+    /// Where the kernel tells more of the ingress network than gossip does, if `network` is that:
+    /// the overlay's own namespace, and on workers those of local tasks.
+    pub(crate) fn mesh_places(
+        &self,
+        network: &NetworkId,
+    ) -> Option<(Option<PathBuf>, Vec<PathBuf>)> {
+        self.networks.get(network).filter(|it| it.ingress)?;
+        let on = |it: &&Container| {
+            it.running && it.attachments.iter().any(|it| it.network == network.as_str())
+        };
+        let tasks = self.containers.values().filter(on).filter_map(|it| it.netns.clone());
+        let told = matches!(self.teller(), Teller::Managers(_));
+        Some((self.folder.overlay(network), if told { Vec::new() } else { tasks.collect() }))
     }
 
     /// The container that is known by this id, name or short id, or was by this name.

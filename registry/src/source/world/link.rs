@@ -57,7 +57,7 @@ fn node(raw: &RawNode) -> Node {
         name: raw.name.value.clone(),
         address: raw.address,
         state: raw.state.clone(),
-        ingress: raw.ingress,
+        ingress: raw.ingress.into_iter().collect(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::model::{
 };
 use crate::source::docker::convert::managed::STACK;
 use crate::source::docker::convert::{DRAINING, ingress_endpoints, node_at, told};
-use crate::source::docker::gossip::{GossipService, GossipTask};
+use crate::source::docker::gossip::{Gossip, GossipService, GossipTask};
 use crate::source::docker::swarm::Swarm;
 use crate::source::docker::view::View;
 
@@ -42,7 +42,7 @@ pub(super) fn services(view: &View) -> Vec<Service> {
             if gossiped.vip.is_some() {
                 service.mode = Mode::Vip;
             }
-            service.ports.extend(ports(gossiped));
+            service.ports.extend(ports(gossip, gossiped));
             let attachment = ServiceAttachment { vip: gossiped.vip, aliases: BTreeSet::new() };
             service.networks.insert(network.clone(), attachment);
         }
@@ -50,20 +50,20 @@ pub(super) fn services(view: &View) -> Vec<Service> {
     services.into_values().collect()
 }
 
-/// Gossip lists a port once for each protocol without naming it: once is TCP, twice is both.
-fn ports(service: &GossipService) -> Vec<PublishedPort> {
-    let mut ports: Vec<PublishedPort> = Vec::new();
-    for (published, target) in &service.ports {
-        let again = ports.iter().any(|it| it.published == *published);
-        let port = PublishedPort {
-            published: *published,
-            target: *target,
-            protocol: if again { Protocol::Udp } else { Protocol::Tcp },
-            mode: PublishMode::Ingress,
-            name: None,
-        };
-        if !ports.contains(&port) {
-            ports.push(port);
+/// Gossip lists a port once for each protocol without naming it: twice is both. Once is what the
+/// engine's rules for a local task say, and where there is none it may be either.
+fn ports(gossip: &Gossip, service: &GossipService) -> Vec<PublishedPort> {
+    let pairs: BTreeSet<(u16, u16)> = service.ports.iter().copied().collect();
+    let mut ports = Vec::new();
+    for (published, target) in pairs {
+        let times = service.ports.iter().filter(|it| it.0 == published).count();
+        let said = |protocol| times == 1 && gossip.protocols.contains(&(published, protocol));
+        let some_said = said(Protocol::Tcp) || said(Protocol::Udp);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            if !some_said || said(protocol) {
+                let mode = PublishMode::Ingress;
+                ports.push(PublishedPort { published, target, protocol, mode, name: None });
+            }
         }
     }
     ports
@@ -87,7 +87,7 @@ pub(super) fn nodes(view: &View) -> Vec<Node> {
         name,
         address,
         state: "ready".to_owned(),
-        ingress: address.and_then(|it| ingress.get(&it).copied()),
+        ingress: address.and_then(|it| ingress.get(&it).cloned()).unwrap_or_default(),
     };
     let engine = &view.engine;
     let mut nodes: Vec<Node> = Vec::new();

@@ -59,7 +59,7 @@ pub(super) fn nodes(view: &View, swarm: &Swarm) -> Vec<Node> {
             name: node.name.clone(),
             address,
             state: node.state.clone(),
-            ingress: address.and_then(|it| ingress.get(&it).copied()),
+            ingress: address.and_then(|it| ingress.get(&it).cloned()).unwrap_or_default(),
         }
     });
     nodes.collect()

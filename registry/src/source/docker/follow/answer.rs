@@ -61,6 +61,8 @@ pub(super) enum Context {
     Servers(HostServers),
     /// What to ask the engine's resolver.
     Questions(Vec<Question>),
+    /// The ingress network's own namespace, and those of local tasks on it.
+    Mesh(Option<PathBuf>, Vec<PathBuf>),
 }
 
 /// Does `job`.
@@ -91,8 +93,11 @@ pub(super) async fn answer<H: Host>(
             Answer::Place(client.place(&network, &container).await?)
         }
         (Job::Namespace(path), _) => Answer::Namespace(namespace(host, path).await),
-        (Job::Gossip(network), _) => {
-            let gossip = client.gossip(&network).await?;
+        (Job::Gossip(network), context) => {
+            let mut gossip = client.gossip(&network).await?;
+            if let (Some((gossip, _)), Context::Mesh(overlay, tasks)) = (&mut gossip, context) {
+                look_at_mesh(host, gossip, overlay, tasks).await;
+            }
             Answer::Gossip(network, gossip)
         }
         (Job::Swarm, Context::Known(known)) => Answer::Swarm(client.swarm(known).await?),
@@ -105,6 +110,32 @@ pub(super) async fn answer<H: Host>(
         (Job::Draining, _) => Answer::Draining(Vec::new()),
     })
 }
+
+/// Adds what the kernel says of the ingress network. What cannot be read now is not known.
+async fn look_at_mesh<H: Host>(
+    host: Arc<H>,
+    gossip: &mut Gossip,
+    overlay: Option<PathBuf>,
+    tasks: Vec<PathBuf>,
+) {
+    let wanted = gossip.published();
+    let look = move || {
+        let neighbours = overlay.and_then(|it| host.neighbours(&it).ok()).unwrap_or_default();
+        let mut ports = BTreeSet::new();
+        // Tasks of one service tell the same.
+        for task in tasks.iter().take(TASKS_ASKED) {
+            if wanted.iter().all(|port| ports.iter().any(|(known, _)| known == port)) {
+                break;
+            }
+            ports.extend(host.redirected_ports(task).ok().into_iter().flatten());
+        }
+        (neighbours.into_iter().collect(), ports)
+    };
+    (gossip.neighbours, gossip.protocols) = blocking(look).await.unwrap_or_default();
+}
+
+/// How many local tasks are asked about published ports: each costs the run of a program.
+const TASKS_ASKED: usize = 32;
 
 /// How many questions are under way at a time: the engine's resolver answers one at a time.
 const ASKED_AT_ONCE: usize = 8;

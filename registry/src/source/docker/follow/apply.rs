@@ -62,12 +62,13 @@ impl<H: Host> Follower<'_, H> {
                 self.signs.watch_files(&self.host.files().with_config(config));
                 Context::Servers(self.view.servers.clone())
             }
-            Job::Info
-            | Job::Networks
-            | Job::Container(_)
-            | Job::Place(..)
-            | Job::Namespace(_)
-            | Job::Gossip(_) => Context::None,
+            Job::Info | Job::Networks | Job::Container(_) | Job::Place(..) | Job::Namespace(_) => {
+                Context::None
+            }
+            Job::Gossip(network) => self.view.mesh_places(network).map_or(Context::None, |it| {
+                let (overlay, tasks) = it;
+                Context::Mesh(overlay, tasks)
+            }),
         }
     }
 

@@ -302,8 +302,10 @@ impl<H: Host> Follower<'_, H> {
         answer: Option<(Gossip, Vec<String>)>,
         now: Instant,
     ) {
-        // Of a network that is gone nothing is remembered.
-        let last = answer.is_some().then(|| self.view.gossip.get(network)).flatten();
+        // Of a network that is gone nothing is remembered, nor of the ports that were published.
+        let has_names = self.view.networks.get(network).is_some_and(|it| !it.ingress);
+        let remembers = answer.is_some() && has_names;
+        let last = remembers.then(|| self.view.gossip.get(network)).flatten();
         let (mut gossip, unreadable) = answer.unwrap_or_default();
         if let Some(last) = last {
             self.absent.add_to(&mut gossip, network, last, now.into_std());

@@ -4,7 +4,9 @@
 //! Invariants
 //! - *refused, not lost*: for [`REMEMBERED`] such a service stays, without tasks, so that who calls
 //!   it is refused at once and its name is not asked outside;
-//! - *no ghosts*: one whose VIP or published port is somebody else's now is forgotten at once;
+//! - *no ghosts*: one whose VIP is somebody else's now is forgotten at once, and nothing is remembered
+//!   of the ingress network: a port that is not published there any more may be anybody's, and where
+//!   nobody has it the host itself refuses;
 //! - *bounded*: [`MOST`] are remembered; of more, those that came first in this order stay.
 
 use std::collections::BTreeMap;
@@ -59,13 +61,9 @@ impl Absent {
     }
 }
 
-/// Whether somebody else has its VIP or a port of it now.
+/// Whether somebody else has its VIP now.
 fn is_replaced(service: &GossipService, gossip: &Gossip) -> bool {
-    let has = |port: &(u16, u16), of: &GossipService| of.ports.iter().any(|it| it.0 == port.0);
-    gossip.services.values().any(|it| {
-        (it.vip.is_some() && it.vip == service.vip)
-            || service.ports.iter().any(|port| has(port, it))
-    })
+    service.vip.is_some() && gossip.services.values().any(|it| it.vip == service.vip)
 }
 
 #[cfg(test)]
@@ -127,14 +125,6 @@ mod tests {
     #[test]
     fn one_whose_vip_is_another_s_now_is_forgotten() {
         let (old, new) = (gossip(&[("web", service(2, 1))]), gossip(&[("api", service(2, 1))]));
-        assert_eq!(told(&[old, new.clone()])[1], new);
-    }
-
-    #[test]
-    fn one_whose_port_is_another_s_now_is_forgotten() {
-        let published = |vip, port| GossipService { ports: vec![(port, 80)], ..service(vip, 1) };
-        let old = gossip(&[("web", published(2, 8000))]);
-        let new = gossip(&[("api", published(3, 8000))]);
         assert_eq!(told(&[old, new.clone()])[1], new);
     }
 }

@@ -61,6 +61,7 @@ pub(crate) async fn tell_of_vips(
     stop: CancellationToken,
 ) {
     let mut last = Arc::clone(&vips.borrow_and_update());
+    let mut last_world = Arc::clone(&world.borrow());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -68,28 +69,36 @@ pub(crate) async fn tell_of_vips(
         }
         let now = Arc::clone(&vips.borrow_and_update());
         let world = Arc::clone(&world.borrow());
-        if last.is_empty() {
-            // The first ones are no news: they were there before this process.
-            events.emit(Kind::Vip, "vips", format!("{} addresses are balanced", now.len()));
+        let changes = given_and_taken(&last, &now, [&world, &last_world]);
+        if changes.len() > EACH {
+            let text =
+                format!("{} are given, moved or taken; there are {}", changes.len(), now.len());
+            events.emit(Kind::Vip, "VIPs", text);
         } else {
-            for (subject, text) in given_and_taken(&last, &now, &world) {
+            for (subject, text) in changes {
                 events.emit(Kind::Vip, subject, text);
             }
         }
-        last = now;
+        (last, last_world) = (now, world);
     }
 }
+
+/// As many VIPs change at once and are told each for itself; at a start with a thousand services
+/// nobody reads them.
+const EACH: usize = 20;
 
 /// The VIPs of a service on a network.
 type Vips = BTreeMap<(ServiceId, NetworkId), VipPair>;
 
-fn given_and_taken(last: &Vips, now: &Vips, world: &Snapshot) -> Vec<(String, String)> {
+/// Names are those of the first of `worlds` that has them: what is gone has its name in the last.
+fn given_and_taken(last: &Vips, now: &Vips, worlds: [&Snapshot; 2]) -> Vec<(String, String)> {
     let subject = |id: &ServiceId| {
-        let name = world.service(id).map_or_else(|| id.as_str(), |it| it.name.as_str());
-        format!("service {name}")
+        let known = worlds.iter().find_map(|it| it.service(id));
+        format!("service {}", known.map_or_else(|| id.as_str(), |it| it.name.as_str()))
     };
     let network = |id: &NetworkId| {
-        world.network(id).map_or_else(|| id.to_string(), |network| network.name.clone())
+        let known = worlds.iter().find_map(|it| it.network(id));
+        known.map_or_else(|| id.to_string(), |it| it.name.clone())
     };
     let given = now.iter().filter_map(|(key @ (service, on), vip)| {
         let text = match last.get(key) {
@@ -167,7 +176,7 @@ mod tests {
             vips(&[("gone", [240, 0, 0, 1]), ("moved", [240, 0, 0, 2]), ("web", [240, 0, 0, 3])]);
         let now =
             vips(&[("moved", [240, 0, 0, 4]), ("new", [240, 0, 0, 5]), ("web", [240, 0, 0, 3])]);
-        let told: Vec<_> = given_and_taken(&last, &now, &world_of(1))
+        let told: Vec<_> = given_and_taken(&last, &now, [&Snapshot::default(), &world_of(1)])
             .into_iter()
             .map(|(subject, text)| format!("{subject}: {text}"))
             .collect();

@@ -1,13 +1,20 @@
 //! Health checks and events, end to end: a portolan over a world file, tasks that are real servers,
 //! the verdicts where people look for them.
 //!
-//! Needs the right to make network namespaces (root, or `unshare -Urnm`), dig, curl and python3.
+//! Needs the right to make network namespaces (root, or `unshare -Urnm`), dig, curl and python3;
+//! the one in a Swarm (`-- --ignored`) root and an engine.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod support;
+#[expect(dead_code, reason = "each test file uses its part of this")]
+#[path = "support/swarm.rs"]
+mod swarm;
+
+use std::time::Duration;
 
 use support::said_in_demo;
+use swarm::{Lab, eventually};
 
 /// What `script` says beside a second portolan whose service `web` has three tasks, which are
 /// servers at 10.99.0.1 to .3 on port 8080: `serve N` starts one, `stop N` ends it. `sees LINE
@@ -119,4 +126,70 @@ fn who_follows_events_hears_of_them_also_from_the_portolan_after_this_one() {
          grep -vc '^{\"number\":[0-9]*,\"at\":\"[0-9T:.-]*Z\",\"kind\":\"[a-z]*\",\"subject\":' followed",
     );
     assert_eq!(said.lines().collect::<Vec<_>>(), ["0"]);
+}
+
+#[test]
+#[ignore = "needs root and an engine: cargo test --test health -- --ignored"]
+fn in_a_swarm_a_task_that_hangs_is_called_from_no_node() {
+    let mut lab = Lab::up();
+    lab.start_portolan("node1");
+    lab.start_portolan("node2");
+    lab.docker("node1", "network create -d overlay --attachable front");
+    lab.docker(
+        "node1",
+        "service create --detach --name web --replicas 4 --network front --no-resolve-image \
+         --container-label portolan.health.http=8080/ --container-label portolan.health.fall=2 \
+         --container-label portolan.health.timeout=500ms \
+         --container-label portolan.health.interval=1s counter:latest",
+    );
+    let places = || -> Vec<String> {
+        let on = |node| {
+            let all = lab.containers(node, "web").into_iter();
+            all.map(move |it| format!("{node}/{it}"))
+        };
+        on("node1").chain(on("node2")).collect()
+    };
+    assert!(eventually(Duration::from_secs(60), || places().len() == 4), "{:?}", places());
+    let serve = |place: &String| {
+        let server = "setsid python3 -m http.server 8080 >/dev/null 2>&1 </dev/null & echo $!";
+        (place.clone(), lab.sh(place, server))
+    };
+    let servers: Vec<_> = places().iter().map(serve).collect();
+    for node in ["node1", "node2"] {
+        let client = format!("run -d --name client-{node} --network front counter:latest");
+        lab.docker(node, &client);
+    }
+    let inspected = lab.docker("node1", "service inspect web -f '{{json .Endpoint.VirtualIPs}}'");
+    let vip = inspected.split("\"Addr\":\"").nth(1).and_then(|it| it.split('/').next());
+    let call = format!(
+        "for i in $(seq 40); do curl -s -o /dev/null -m 2 -w '%{{http_code}} ' http://{}:8080/; done",
+        vip.expect("a VIP")
+    );
+    let fine = |node: &str| lab.sh(&format!("{node}/client-{node}"), &call);
+    let state = |node: &str, task: &str| {
+        let tasks = support::text(&lab.portolan(node, &["ls", "tasks"]).stdout);
+        let line = tasks.lines().find(|it| it.starts_with(task)).unwrap_or_default().to_owned();
+        line.split_whitespace().nth(2).unwrap_or_default().to_owned()
+    };
+    let all_are = |task: &str, wanted: &str| {
+        let there = || ["node1", "node2"].iter().all(|node| state(node, task) == wanted);
+        assert!(
+            eventually(Duration::from_secs(20), there),
+            "{task} is {wanted}: {}",
+            lab.log("node2")
+        );
+    };
+    let ok = "200 ".repeat(40);
+    for (place, server) in [servers.first(), servers.last()].into_iter().flatten() {
+        let task = place.split('/').nth(1).expect("a container's name");
+        all_are(task, "serving");
+        lab.sh("node1", &format!("kill -STOP {server}"));
+        all_are(task, "starting");
+        assert_eq!((fine("node1"), fine("node2")), (ok.trim().into(), ok.trim().into()), "{task}");
+        lab.sh("node1", &format!("kill -CONT {server}"));
+        all_are(task, "serving");
+    }
+    for (_, server) in servers {
+        lab.sh("node1", &format!("kill -9 {server}"));
+    }
 }

@@ -76,7 +76,8 @@ fn task(change: &Change<'_, Task>) -> Option<(String, String)> {
             (&before.name, format!("is gone; it was {}", as_is(before)))
         }
         (Some(before), Some(now)) if before.state != now.state => {
-            (&now.name, format!("was {}, is {}", before.state, as_is(now)))
+            // A task whose service is removed may lose its name with it.
+            (&before.name, format!("was {}, is {}", before.state, as_is(now)))
         }
         (_, _) => return None,
     };

@@ -134,7 +134,8 @@ impl Supervisor {
     /// Starts `parts` as `config` says.
     pub async fn start(config: &Config, parts: Parts, given: Given) -> Result<Self, StartError> {
         if parts.resolver || parts.vip {
-            kernel::privilege::check()?;
+            kernel::privilege::check_capabilities()?;
+            check_nftables(config, parts)?;
         }
         let admin = admin::listen(&config.admin_socket).await?;
         let port = match config.admin_listen {
@@ -239,6 +240,19 @@ impl Supervisor {
             tracing::warn!(?late, grace = ?self.grace, "still running after the grace period; left behind");
             self.tasks.abort_all();
         }
+    }
+}
+
+/// Without nftables VIPs can be relayed, and DNS stays the engine's.
+fn check_nftables(config: &Config, parts: Parts) -> Result<(), StartError> {
+    match kernel::privilege::check_nftables() {
+        Err(missing) if parts.vip && config.vip.data_plane != vip::DataPlane::Nftables => {
+            tracing::warn!(
+                "{missing}; VIPs are relayed in userspace, names are left to the engine"
+            );
+            Ok(())
+        }
+        outcome => outcome.map_err(StartError::from),
     }
 }
 

@@ -55,8 +55,11 @@ fn a_wrong_key_is_told_with_its_line_and_what_was_meant() {
 
 #[test]
 fn a_key_of_a_later_version_is_refused_instead_of_ignored() {
-    let (said, status) = wrong(&["status"], "[vip]\ndata_plane = \"nftables\"");
-    assert!(said.contains("PORTOLAN_CONFIG:2: `vip.data_plane`: is known, but not in"), "{said}");
+    let (said, status) = wrong(&["status"], "[router.clusters.c]\nhttps = \":443\"");
+    assert!(
+        said.contains("PORTOLAN_CONFIG:2: `router.clusters.c.https`: is known, but not in"),
+        "{said}"
+    );
     assert_eq!(status, Some(2));
 }
 

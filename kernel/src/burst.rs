@@ -327,7 +327,7 @@ mod tests {
 
     fn entrance(address: &str) -> UdpSocket {
         let address = address.parse().unwrap();
-        let spot = Spot { address, kind: Kind::Datagrams, inside_only: false, count: 1 };
+        let spot = Spot { address, kind: Kind::Datagrams, count: 1 };
         match listening::open(None, &[spot]).remove(0).unwrap() {
             Listening::Datagrams(mut sockets) => sockets.remove(0),
             other @ (Listening::Connections(_) | Listening::Nothing(_)) => panic!("{other:?}"),

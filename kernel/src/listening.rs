@@ -22,9 +22,6 @@ pub struct Spot {
     pub address: SocketAddr,
     /// What is received.
     pub kind: Kind,
-    /// Only what programs of the same namespace send is taken: what comes by the loopback
-    /// interface.
-    pub inside_only: bool,
     /// How many sockets are to share it, from 1.
     pub count: usize,
 }
@@ -134,9 +131,6 @@ fn bind(spot: &Spot, address: SocketAddr, shared: bool) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if spot.inside_only {
-        socket.bind_device(Some(b"lo"))?;
-    }
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -190,7 +184,7 @@ mod tests {
 
     fn spot(kind: Kind) -> Spot {
         let address = "127.0.0.1:0".parse().unwrap();
-        Spot { address, kind, inside_only: false, count: 2 }
+        Spot { address, kind, count: 2 }
     }
 
     fn one(spot: Spot) -> Result<Listening, SocketError> {

@@ -98,6 +98,22 @@ impl NftError {
         matches!(self, Self::Absent { .. })
     }
 
+    /// Whether nftables is not to be had here at all: the kernel lacks it, or the process may not
+    /// use it.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Denied { .. } | Self::Unsupported { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(libc::EPERM | libc::EACCES | EOPNOTSUPP | libc::EAFNOSUPPORT | libc::ENOSYS)
+            ),
+            Self::Namespace(_)
+            | Self::Absent { .. }
+            | Self::Busy { .. }
+            | Self::Rejected { .. } => false,
+        }
+    }
+
     /// What the operator can do about it, where there is something to do.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {

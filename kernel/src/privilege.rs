@@ -32,6 +32,12 @@ pub enum Missing {
 
 /// Whether this process may do all that `portolan up` does; the first thing missing otherwise.
 pub fn check() -> Result<(), Missing> {
+    check_capabilities()?;
+    check_nftables()
+}
+
+/// Whether this process may enter namespaces and change their networks.
+pub fn check_capabilities() -> Result<(), Missing> {
     // Where the kernel does not say, nothing is claimed to be missing: the first use will tell.
     if let Ok(sets) = capabilities(None) {
         if !sets.effective.contains(CapabilitySet::NET_ADMIN) {
@@ -41,7 +47,7 @@ pub fn check() -> Result<(), Missing> {
             return Err(Missing::SysAdmin);
         }
     }
-    check_nftables()
+    Ok(())
 }
 
 /// Whether this kernel speaks nftables at all; asking has it load the module.

@@ -92,7 +92,7 @@ const TABLE: &[Key] = &[
     key("dns", "rebinding_allow", "[]", "suffixes that may lead to private addresses all the same"),
     key("vip", "pool", "\"240.240.0.0/16\"", "VIPs that the engine does not give come from here"),
     key("vip", "pool6", "\"fd70:6f72:746f:6c61::/64\"", "IPv6 VIPs on networks of both families"),
-    later("vip", "data_plane", "how traffic is spread"),
+    key("vip", "data_plane", "\"auto\"", "how traffic is spread: auto, nftables or userspace"),
     key("vip", "drain", "\"10m\"", "how long draining tasks keep their connections"),
     key(
         "mesh",

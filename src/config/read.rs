@@ -12,6 +12,7 @@ use registry::nearest::nearest;
 use resolver::name::Name;
 use resolver::{Authorities, Server};
 use router::config::{Limits, Timeouts, UnknownHost};
+use vip::DataPlane;
 
 use super::keys::{self, CLUSTER};
 use super::{Config, Source, engine};
@@ -36,6 +37,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     if let Some(table) = section(&root, "vip", "vip") {
         set(&mut config.vip.pool, table.get("pool", pool));
         set(&mut config.vip.pool6, table.get("pool6", pool6));
+        set(&mut config.vip.data_plane, table.get("data_plane", data_plane));
         let drain = table.get("drain", |it| time(it, Duration::ZERO..=MAX_WAIT));
         set(&mut config.vip.drain, drain);
     }
@@ -95,6 +97,11 @@ fn sources(table: &Table<'_>, config: &mut Config) {
             config.source = Source::World(path);
         }
     }
+}
+
+fn data_plane(value: &Value<'_>) -> Option<DataPlane> {
+    let (auto, nftables) = (("auto", DataPlane::Auto), ("nftables", DataPlane::Nftables));
+    value.choice(&[auto, nftables, ("userspace", DataPlane::Userspace)])
 }
 
 fn mesh(table: &Table<'_>, config: &mut vip::mesh::Config) {

@@ -76,6 +76,7 @@ const EVERYTHING: &str = r#"
         pool = "10.99.0.0/20"
         pool6 = "fd01::/64"
         drain = "30s"
+        data_plane = "userspace"
         [mesh]
         enabled = "on"
         client_ip = "masquerade"
@@ -136,6 +137,7 @@ fn everything_can_be_set() {
             pool: "10.99.0.0/20".parse().unwrap(),
             pool6: "fd01::/64".parse().unwrap(),
             state_dir: "/var/tmp/p".into(),
+            data_plane: vip::DataPlane::Userspace,
             drain: seconds(30),
             ..vip::Config::default()
         },

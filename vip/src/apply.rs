@@ -30,6 +30,7 @@ use crate::meter::{Meter, Metrics, Place};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
 use crate::routes;
 use crate::sandbox::{self, Known, SandboxError, Tally, UPKEEP, Visit};
+use crate::userspace::Userspace;
 use crate::watch::{self as watching, Begun, Watch, Watches};
 
 /// How many namespaces are visited at the same time. Transactions of different namespaces do not
@@ -55,6 +56,7 @@ pub struct Vip {
     sandboxes: BTreeMap<SandboxId, Visited>,
     aftermath: Aftermath,
     watches: Watches,
+    userspace: Userspace,
     meter: Meter,
 }
 
@@ -106,6 +108,7 @@ impl Vip {
         let (leases, loading) = file.load();
         let leases = Arc::new(leases);
         let stored = Some(Arc::clone(&leases));
+        let userspace = Userspace::new(config.data_plane, config.drain);
         let config = Config { host_routes: host_routes().unwrap_or_default(), ..config };
         Self {
             config,
@@ -119,6 +122,7 @@ impl Vip {
             sandboxes: BTreeMap::new(),
             aftermath: Aftermath::default(),
             watches: Watches::default(),
+            userspace,
             meter: Meter::default(),
         }
     }
@@ -126,7 +130,8 @@ impl Vip {
     /// Counts on `meter` what it does.
     #[must_use]
     pub fn counting_on(self, meter: &Meter) -> Self {
-        Self { meter: meter.clone(), ..self }
+        let userspace = self.userspace.counting_on(meter.relay());
+        Self { meter: meter.clone(), userspace, ..self }
     }
 
     /// What is to be done for `plan`, what is shortest first.
@@ -148,7 +153,7 @@ impl Vip {
             errands.push_back(Errand::LookAtHost);
         }
         let mut new = Vec::new();
-        for (id, plan) in &plan.sandboxes {
+        for (id, plan) in plan.sandboxes.iter().filter(|(id, _)| !self.userspace.serves(id)) {
             let (id, plan) = (id.clone(), plan.clone());
             match self.sandboxes.remove(&id) {
                 Some(visited)
@@ -208,7 +213,9 @@ impl Vip {
                 outcome.changes += changes;
                 self.count(&tally);
                 for failure in &failures {
-                    report(outcome, &name, failure);
+                    if !self.userspace.takes_over(&id, failure) {
+                        report(outcome, &name, failure);
+                    }
                 }
                 let Some(known) = known else { return };
                 if let Some(SandboxPlan { balances, .. }) = plan.sandboxes.get(&id) {
@@ -261,6 +268,7 @@ impl Consumer for Vip {
             news
         });
         notes.extend(self.loading.clone());
+        notes.extend(self.userspace.notes(&plan));
         (plan, notes)
     }
 
@@ -289,6 +297,7 @@ impl Consumer for Vip {
                 None => break,
             }
         }
+        self.userspace.apply(plan, now, &mut outcome).await;
         self.look_after(plan, &expired);
         for (name, failure) in self.aftermath.go_on(&self.meter) {
             report(&mut outcome, &name, &failure);
@@ -351,7 +360,7 @@ fn host_routes() -> Option<BTreeSet<IpNet>> {
     routes.inspect_err(|error| tracing::warn!(%error, "the host's routes cannot be read")).ok()
 }
 
-fn report(outcome: &mut Outcome, sandbox: &str, failure: &SandboxError) {
+pub(crate) fn report(outcome: &mut Outcome, sandbox: &str, failure: &SandboxError) {
     let remedy = failure.remedy().unwrap_or("none needed: it is tried again");
     outcome.failures.error(format!("sandbox {sandbox}"), "vip", chain(failure), remedy);
 }

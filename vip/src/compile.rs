@@ -32,6 +32,7 @@ use crate::allocate::{self, Allocation, Ground};
 use crate::family::IpFamily;
 use crate::lease::{Holder, Leases};
 use crate::plan::{Addresses, Plan};
+use crate::userspace::DataPlane;
 
 /// How the VIP manager behaves.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,6 +43,8 @@ pub struct Config {
     pub pool6: Ipv6Net,
     /// Where the leases are kept.
     pub state_dir: PathBuf,
+    /// How VIPs are served.
+    pub data_plane: DataPlane,
     /// How long connections to a draining task may go on, unless its service says otherwise.
     pub drain: Duration,
     /// What the host has routes to, the default route left out: no VIP may hide it.
@@ -58,6 +61,7 @@ impl Default for Config {
                 64,
             ),
             state_dir: PathBuf::from("/var/lib/portolan"),
+            data_plane: DataPlane::default(),
             drain: DRAIN,
             host_routes: BTreeSet::new(),
         }

@@ -109,7 +109,8 @@ fn diff_balance<'a>(
     new: &'a Balance,
 ) -> impl Iterator<Item = Change<'a>> {
     // Names are for people; the kernel does not hold them.
-    let Balance { service: _, network: _, slots, alive, affine: _, resting } = new;
+    // Nor does it hold ports: any of them leads to the tasks.
+    let Balance { service: _, network: _, slots, alive, affine: _, resting, ports: _ } = new;
     let differs = old.slots != *slots || old.keeps() != new.keeps();
     let set = differs.then_some(Change::SetSlots { vip, old, new });
     let tired = resting.keys().filter(|it| old.has_serving(**it));

@@ -138,6 +138,9 @@ fn kernel(
         lines.push(match &seen.table {
             TableFound::Nothing => "nft: there is no table `portolan_vip`".to_owned(),
             TableFound::Strange(what) => format!("nft: `portolan_vip` is not portolan's: {what}"),
+            TableFound::Relayed => {
+                format!("userspace: {}", crate::relay::sandbox::in_words(balance, target.port))
+            }
             TableFound::Ours { alive: false, .. } => {
                 "nft: `portolan_vip` has switched itself off".to_owned()
             }

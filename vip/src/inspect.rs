@@ -14,6 +14,7 @@ use kernel::nft::Socket;
 use crate::diff::diff_balances;
 use crate::plan::{Balances, SandboxPlan};
 use crate::readback;
+use crate::relay::annex;
 use crate::routes;
 use crate::sandbox::{self, SandboxError};
 
@@ -45,11 +46,19 @@ pub enum TableFound {
     },
     /// One of our name that is not as portolan makes it, and what is strange about it.
     Strange(String),
+    /// None is needed: VIPs are led to the relay.
+    Relayed,
 }
 
 /// Looks into the namespace of `plan`; `None`: it is not there any more.
 pub fn inspect(plan: &SandboxPlan) -> Result<Option<Inspection>, SandboxError> {
     let Some(netns) = sandbox::open(&plan.netns, plan.cookie)? else { return Ok(None) };
+    if annex::is_beside(&netns) {
+        let (table, astray) = (TableFound::Relayed, Vec::new());
+        let mut differences = annex::differences(&netns, plan.balances.keys())?;
+        shorten(&mut differences);
+        return Ok(Some(Inspection { table, differences, astray }));
+    }
     let table = table(&netns)?;
     let mut differences = table.differences(&plan.balances);
     let there = routes::there(&netns)?;
@@ -76,6 +85,7 @@ impl TableFound {
     fn differences(&self, want: &Balances) -> Vec<String> {
         match self {
             Self::Nothing if want.is_empty() => Vec::new(),
+            Self::Relayed => Vec::new(),
             Self::Nothing => vec!["its VIP table is missing".to_owned()],
             Self::Strange(what) => vec![format!("its VIP table is not portolan's: {what}")],
             Self::Ours { balances, alive } => {

@@ -37,6 +37,7 @@ pub mod routes;
 mod ruleset;
 pub mod sandbox;
 mod slots;
+mod userspace;
 mod watch;
 
 pub use apply::Vip;
@@ -48,3 +49,4 @@ pub use mesh::Mesh;
 pub use meter::Meter;
 pub use plan::{Addresses, Plan};
 pub use sandbox::cleanup;
+pub use userspace::DataPlane;

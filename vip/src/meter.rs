@@ -18,6 +18,7 @@ use tokio::time::Instant;
 pub use self::connections::{Connections, TaskConnections};
 pub(crate) use self::connections::{Place, look};
 pub use self::times::Times;
+use crate::relay;
 
 /// A look at conntrack's tables is good for so long.
 const FRESH: Duration = Duration::from_secs(5);
@@ -32,6 +33,7 @@ const MOST_SERIES: usize = 2_000;
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
     shared: Arc<Metrics>,
+    relay: relay::Meter,
 }
 
 macro_rules! counters {
@@ -106,6 +108,11 @@ pub struct Tables {
 }
 
 impl Meter {
+    /// What is counted of the sessions that are relayed in userspace.
+    pub fn relay(&self) -> &relay::Meter {
+        &self.relay
+    }
+
     /// The connections through VIPs of this node's sandboxes, by service and task, at most five
     /// seconds old. Blocks for half a second at most: for a thread that may.
     pub fn connections(&self) -> Arc<Connections> {

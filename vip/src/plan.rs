@@ -14,6 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use registry::VipPair;
 use registry::id::{NetworkId, SandboxId, ServiceId};
+use registry::model::Protocol;
 
 use crate::lease::Leases;
 
@@ -64,6 +65,8 @@ pub struct Balance {
     pub alive: BTreeSet<IpAddr>,
     /// Whether a client keeps its task as long as that has a slot.
     pub affine: bool,
+    /// The ports that the service is known to have. Only a plane that must listen asks for them.
+    pub ports: BTreeSet<(u16, Protocol)>,
     /// Of those alive, the ones that do not serve, and how long connections to one that drains may
     /// go on. What is no connection moves away from them at once.
     pub resting: BTreeMap<IpAddr, Option<Duration>>,

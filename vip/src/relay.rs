@@ -11,6 +11,7 @@
 //! - *bounded*: sessions in all and for each client, datagrams that wait, clients remembered;
 //! - *nobody there is said at once*: without a serving task nobody listens, and the kernel refuses.
 
+pub mod annex;
 mod choice;
 pub mod diff;
 pub mod engine;
@@ -22,6 +23,7 @@ pub mod meter;
 pub mod plan;
 mod recent;
 mod redirect;
+pub mod sandbox;
 mod sockets;
 mod tcp;
 mod udp;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::conntrack::ConntrackError;
+use kernel::link;
 use kernel::netns::{Netns, NetnsError};
 use kernel::nft::{Batch, NftError, Socket};
 use kernel::sock_diag::SockDiagError;
@@ -30,6 +31,8 @@ use crate::layout::ALIVE_FOR;
 use crate::patience;
 use crate::plan::{Balances, SandboxPlan, VipRoute};
 use crate::readback;
+use crate::relay;
+use crate::relay::annex::AnnexError;
 use crate::routes::{self, RoutesError};
 use crate::ruleset::{self, Held};
 
@@ -101,6 +104,9 @@ pub enum SandboxError {
     /// VIPs outside the subnets have no way out.
     #[error(transparent)]
     Routes(#[from] RoutesError),
+    /// VIPs that are relayed cannot be led to the relay.
+    #[error(transparent)]
+    Annex(#[from] AnnexError),
     /// Conntrack could not be read or changed.
     #[error("cannot cut connections to tasks that are gone")]
     Flows(#[from] ConntrackError),
@@ -116,6 +122,7 @@ impl SandboxError {
             Self::Namespace(error) => error.remedy(),
             Self::Table(error) => error.remedy(),
             Self::Routes(error) => error.remedy(),
+            Self::Annex(error) => error.remedy(),
             Self::Flows(error) => error.remedy(),
             Self::Sockets(error) => error.remedy(),
         }
@@ -210,16 +217,30 @@ pub(crate) fn leave(netns: &Path, known: Known) -> Visit {
 /// Removes our table and our routes from a namespace, also those of a portolan that died. Returns
 /// whether there was anything.
 pub fn cleanup(netns: &Netns) -> Result<bool, SandboxError> {
-    let mut socket = Socket::open(netns)?;
-    let tables = readback::there(&mut socket)?;
-    let mut batch = Batch::new();
-    for family in &tables {
-        batch.delete_table(family.table());
-    }
-    let patient = patience::remove(&mut socket, &mut batch)?;
-    socket.commit(&batch)?;
+    let removed = remove_tables(netns);
+    // There is one only while a portolan relays, and then with routes.
+    link::delete_link(netns, relay::annex::CABLE).map_err(RoutesError::from)?;
     let settled = routes::settle(netns, &BTreeSet::new())?;
-    Ok(!tables.is_empty() || patient || settled.changes > 0)
+    Ok(removed? > 0 || settled.changes > 0)
+}
+
+/// Removes our tables, and tells how many things there were. Where nftables is refused there are none.
+pub(crate) fn remove_tables(netns: &Netns) -> Result<usize, NftError> {
+    let remove = || -> Result<usize, NftError> {
+        let mut socket = Socket::open(netns)?;
+        let tables = readback::there(&mut socket)?;
+        let mut batch = Batch::new();
+        for family in &tables {
+            batch.delete_table(family.table());
+        }
+        let patient = patience::remove(&mut socket, &mut batch)?;
+        socket.commit(&batch)?;
+        Ok(tables.len() + usize::from(patient))
+    };
+    match remove() {
+        Err(error) if error.is_refused() => Ok(0),
+        outcome => outcome,
+    }
 }
 
 /// Opens the namespace; `None`: it is not there any more, or another one is in its place.

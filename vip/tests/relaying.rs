@@ -150,6 +150,20 @@ fn datagrams() -> UdpSocket {
     socket
 }
 
+/// An address at which nobody is, and which nobody else gets meanwhile.
+fn nobody(kind: socket2::Type) -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    if kind == socket2::Type::DGRAM {
+        // It takes datagrams from there alone: others are told that the port is unreachable.
+        let discard: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        socket.connect(&discard.into()).unwrap();
+    }
+    (socket, address)
+}
+
 /// Waits until `is` is so; says what was seen last if it never is.
 async fn wait_until<T: std::fmt::Debug>(mut see: impl FnMut() -> T, is: impl Fn(&T) -> bool) {
     let begun = tokio::time::Instant::now();
@@ -282,7 +296,7 @@ async fn what_a_task_said_before_its_reset_arrives() {
 
 #[tokio::test]
 async fn a_task_that_refuses_is_passed_over_and_without_another_the_client_is_reset() {
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_held, dead) = nobody(socket2::Type::STREAM);
     let task = Task::new(4);
     let mut rig = Rig::new(Protocol::Tcp);
     rig.make(target(&[dead, task.address], &[])).await;
@@ -419,7 +433,7 @@ async fn a_client_of_datagrams_keeps_its_task_and_gets_another_at_once_when_that
 
 #[tokio::test]
 async fn a_task_that_cannot_be_reached_loses_its_client_of_datagrams() {
-    let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_held, dead) = nobody(socket2::Type::DGRAM);
     let task = Task::new(13);
     let mut rig = Rig::new(Protocol::Udp);
     rig.make(target(&[dead, task.address], &[])).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use registry::balance_spec::{Affinity, BalanceSpec, Prefer};
 use registry::id::{NetworkId, SandboxId};
-use registry::model::{Network, Sandbox, Service, ServingState};
+use registry::model::{Network, Protocol, Sandbox, Service, ServingState};
 use registry::{Notes, Snapshot};
 
 use super::wanted::Specs;
@@ -88,7 +88,14 @@ fn balance(
         alive,
         resting,
         affine: spec.is_some_and(|it| it.affinity == Affinity::Client),
+        ports: ports(service, spec),
     }
+}
+
+/// The ports in its tasks that a service is known to have: published ones, and those that it names.
+fn ports(service: &Service, spec: Option<&BalanceSpec>) -> BTreeSet<(u16, Protocol)> {
+    let published = service.ports.iter().map(|it| (it.target, it.protocol));
+    published.chain(spec.into_iter().flat_map(|it| it.ports.iter().copied())).collect()
 }
 
 /// The range to route to the network's interface, if `vip` needs a route.

@@ -93,6 +93,12 @@ impl Relay {
         }
     }
 
+    /// Counts on `meter` what it does.
+    #[must_use]
+    pub fn counting_on(self, meter: &Meter) -> Self {
+        Self { meter: meter.clone(), ..self }
+    }
+
     /// What it counts.
     pub fn meter(&self) -> Meter {
         self.meter.clone()

@@ -45,11 +45,8 @@ pub struct Entrance {
 /// How clients get from an entrance's address to us.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Way {
-    /// We listen there.
+    /// We listen there. When the entrance goes its address may go with it: its sessions are reset.
     Bound,
-    /// We listen there, for programs in the same namespace only: whoever comes from outside would
-    /// reach tasks under the namespace's own address.
-    BoundInside,
     /// Somebody else holds the port, as the engine does for published ones: we listen on one that
     /// the kernel chose, and nftables redirects what comes for the entrance, from outside and from
     /// inside, also to loopback addresses. The redirection ends with this process.
@@ -76,7 +73,7 @@ pub struct Target {
     /// Whether a client (its address) keeps its task while that serves.
     pub affinity: bool,
     /// How long sessions may go on that their task no longer should have: it drains, or the
-    /// entrance is gone.
+    /// (redirected) entrance is gone.
     pub drain: Duration,
 }
 
@@ -96,7 +93,6 @@ impl fmt::Display for Entrance {
         write!(f, "{protocol} {address} in {place}")?;
         match way {
             Way::Bound => Ok(()),
-            Way::BoundInside => f.write_str(" (inside)"),
             Way::Redirected => f.write_str(" (redirected)"),
         }
     }

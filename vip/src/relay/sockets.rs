@@ -18,11 +18,10 @@ use super::redirect::{Ports, Redirect};
 /// What has to stand at an entrance; `None`: nothing.
 pub(super) fn spot(entrance: &Entrance, target: &Target, count: usize) -> Option<Spot> {
     let serves = !target.slots.is_empty();
-    let (address, inside_only) = match entrance.way {
-        Way::Bound | Way::BoundInside if !serves => return None,
-        Way::Bound => (entrance.address, false),
-        Way::BoundInside => (entrance.address, true),
-        Way::Redirected => (unspecified(entrance), false),
+    let address = match entrance.way {
+        Way::Bound if !serves => return None,
+        Way::Bound => entrance.address,
+        Way::Redirected => unspecified(entrance),
     };
     let kind = match (entrance.protocol, serves) {
         (Protocol::Tcp, true) => Kind::Connections,
@@ -30,7 +29,7 @@ pub(super) fn spot(entrance: &Entrance, target: &Target, count: usize) -> Option
         (Protocol::Udp, true) => Kind::Datagrams,
         (Protocol::Udp, false) => Kind::NoDatagrams,
     };
-    Some(Spot { address, kind, inside_only, count })
+    Some(Spot { address, kind, count })
 }
 
 pub(super) fn is_open(kind: Kind) -> bool {

@@ -149,7 +149,7 @@ async fn relay(
 /// Where the client wanted to go.
 fn wanted(gate: &Gate, client: &TcpStream) -> io::Result<SocketAddr> {
     match gate.entrance.way {
-        Way::Bound | Way::BoundInside => client.local_addr(),
+        Way::Bound => client.local_addr(),
         Way::Redirected => match stream::original_destination(client) {
             Some(wanted) => Ok(wanted),
             // Not translated by this namespace's conntrack: the address is the right one.

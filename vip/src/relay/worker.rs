@@ -25,7 +25,7 @@ use super::choice::Dice;
 use super::gate::{Gate, Sign};
 use super::limits::{Census, Limits, Ticket};
 use super::meter::Counters;
-use super::plan::Target;
+use super::plan::{Target, Way};
 use super::tcp;
 use super::udp::{self, Flows};
 
@@ -168,8 +168,15 @@ fn obey(
                 listening.abort();
             }
             thread.flows.close(&gate);
-            let until = now + gate.target().drain;
-            gone.push(Gone { gate, until });
+            let until = match gate.entrance.way {
+                // Its address may go as well: those who use it have to be told now.
+                Way::Bound => now,
+                Way::Redirected => now + gate.target().drain,
+            };
+            let session = Gone { gate, until };
+            if session.goes_on(now) {
+                gone.push(session);
+            }
         }
         Command::Tell(asker) => drop(asker),
     }

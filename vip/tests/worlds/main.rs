@@ -17,3 +17,4 @@ mod mesh;
 mod mesh_support;
 mod relay;
 mod support;
+mod userspace;

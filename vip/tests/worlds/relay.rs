@@ -201,27 +201,6 @@ async fn a_task_is_told_the_ipv6_address_of_its_client_and_what_that_asked_for()
 }
 
 #[tokio::test]
-async fn an_entrance_for_the_inside_is_not_open_to_others() {
-    let mut mesh = Mesh::new();
-    let vip = Ipv4Addr::new(10, 20, 1, 200);
-    let local = [IpAddr::V4(vip)].into();
-    assert_eq!(kernel::route::settle_local_addresses(&mesh.node.netns, &local).unwrap(), 1);
-    let entrance = Entrance {
-        place: mesh.place("node"),
-        address: (vip, 9000).into(),
-        protocol: Protocol::Tcp,
-        way: Way::BoundInside,
-    };
-    let plan: Plan = [(entrance, Arc::new(mesh.target(&[11])))].into();
-    let applied = mesh.relay.apply(&plan).await;
-    assert!(applied.failures.is_empty(), "{:?}", applied.failures);
-    let to = SocketAddr::from((vip, 9000));
-    let from = |host: &Host| host.netns.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
-    assert!(from(&mesh.node).is_ok());
-    assert_eq!(from(&mesh.client).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-}
-
-#[tokio::test]
 async fn a_place_that_is_gone_is_a_failure_of_its_own() {
     let mut mesh = Mesh::new();
     let mut plan = mesh.plan(mesh.target(&[11]));

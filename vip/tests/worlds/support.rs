@@ -15,7 +15,7 @@ use kernel::nft::{Batch, ChainKind, CtKey, Expr, Family, Hook, HookPoint, Socket
 use kernel::{link, socket};
 use registry::{Consumer, Outcome, Snapshot};
 use tokio::sync::watch;
-use vip::{Config, Vip};
+use vip::{Config, DataPlane, Vip};
 
 /// Where every program listens, and says its name at once.
 pub(crate) const PORT: u16 = 8080;
@@ -28,6 +28,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Hosts on one bridge, 10.20.1.0/24.
 pub(crate) struct World {
     pub(crate) dir: PathBuf,
+    /// How VIPs are served.
+    pub(crate) data_plane: DataPlane,
     switch: Netns,
     hosts: Vec<PathBuf>,
 }
@@ -48,7 +50,7 @@ impl World {
         let switch = link::name_netns(&path).unwrap();
         link::add_bridge(&switch, "br0").unwrap();
         link::set_up(&switch, "br0").unwrap();
-        Self { dir, switch, hosts: vec![path] }
+        Self { dir, data_plane: DataPlane::Nftables, switch, hosts: vec![path] }
     }
 
     pub(crate) fn path(&self, host: &str) -> PathBuf {
@@ -91,6 +93,7 @@ impl World {
         let config = Config {
             pool: "240.240.0.0/16".parse().unwrap(),
             state_dir: self.dir.join("state"),
+            data_plane: self.data_plane,
             ..Config::default()
         };
         Manager { vip: Vip::new(config, sender), addresses, generation: 0 }
@@ -359,6 +362,13 @@ impl Text {
     pub(crate) fn service(mut self, name: &str, vip: Option<&str>) -> Self {
         let vip = vip.map(|vip| format!("vip = {{ frontend = \"{vip}\" }}\n")).unwrap_or_default();
         let text = format!("[[service]]\nname = \"{name}\"\nnetworks = [\"frontend\"]\n{vip}");
+        self.0.push_str(&text);
+        self
+    }
+
+    /// Gives the service that was just named a label; it may have one.
+    pub(crate) fn labelled(mut self, key: &str, value: &str) -> Self {
+        let text = format!("labels = {{ \"{key}\" = \"{value}\" }}\n");
         self.0.push_str(&text);
         self
     }

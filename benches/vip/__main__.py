@@ -5,6 +5,7 @@
 Between namespaces of this machine, rounds interleaved, ratios of one run:
 table    TCP octets, new connections, UDP packets: direct, portolan, kube-proxy's nftables layout, HAProxy in tcp mode
 swaps    10,000 changes of a service's tasks (SWAPS) under a load of connects: none may fail
+many     100 sandboxes (SANDBOXES) x 1,000 services: memory of the process and of the kernel (what else runs moves the latter)
 
 On the Swarm of tests/lab (LAB_ENGINE=trixie|sid for newer engines):
 even     400 connections from each node to a service of four tasks, alone and in turns with another; UDP, ICMP, no task
@@ -26,7 +27,8 @@ sys.path += [str(HERE.parent / "dns"), str(HERE.parent / "engine")]
 import field, parts
 
 # Each is a function of its own name, or of the name behind the colon, in the file before it.
-SECTIONS = {"table": "table", "swaps": "swaps", "even": "even", "rolling": "rolling", "outside": "rolling:through_mesh", "killed": "rolling:engine_killed",
+SECTIONS = {"table": "table", "swaps": "swaps", "many": "many",
+            "even": "even", "rolling": "rolling", "outside": "rolling:through_mesh", "killed": "rolling:engine_killed",
             "download": "download", "moved": "moved", "churn": "churn"}
 DEFAULT = ["table", "swaps"]
 

@@ -327,7 +327,11 @@ impl Starting<'_> {
         vips: watch::Sender<Arc<VipTable>>,
     ) -> Result<Reports<vip::Plan>, StartError> {
         let (config, meter) = (self.config.vip.clone(), self.balancing.clone());
-        self.consumer(move || Ok(vip::Vip::new(config.clone(), vips.clone()).counting_on(&meter)))
+        let events = self.events.clone();
+        self.consumer(move || {
+            let vip = vip::Vip::new(config.clone(), vips.clone());
+            Ok(vip.counting_on(&meter).telling(&events))
+        })
     }
 
     fn mesh(&mut self) -> Result<Reports<vip::mesh::Plan>, StartError> {

@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::Snapshot;
 use registry::id::SandboxId;
 use registry::model::ServingState;
+use registry::{Events, Snapshot};
 use tokio::time::Instant;
 
 use crate::cut::{Cut, Cutter};
@@ -140,8 +140,8 @@ impl Aftermath {
     }
 
     /// Goes on with the cutting; gives what failed since the last call.
-    pub(crate) fn go_on(&mut self, meter: &Meter) -> Vec<(String, SandboxError)> {
-        self.cutter.go_on(meter)
+    pub(crate) fn go_on(&mut self, meter: &Meter, events: &Events) -> Vec<(String, SandboxError)> {
+        self.cutter.go_on(meter, events)
     }
 
     /// How long until there may be something to do.

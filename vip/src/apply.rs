@@ -8,30 +8,32 @@
 //! - *nothing of the runtime blocks*: namespaces are visited on threads for blocking work;
 //! - *stopping changes nothing*: tables stay and work for ten minutes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod errand;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use ipnet::IpNet;
+use registry::event::Kind;
 use registry::id::SandboxId;
-use registry::{Consumer, Notes, Outcome, Snapshot};
+use registry::{Consumer, Events, Notes, Outcome, Snapshot};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::errand::{Done, Errand, Watched, host_routes};
 use crate::aftermath::{Aftermath, Scene};
 use crate::compile::{Config, compile};
 use crate::drain::Drain;
 use crate::lease::Leases;
-use crate::lease_file::{LeaseFile, WriteError};
+use crate::lease_file::LeaseFile;
 use crate::meter::{Meter, Metrics, Place};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
-use crate::routes;
-use crate::sandbox::{self, Known, SandboxError, Tally, UPKEEP, Visit};
+use crate::sandbox::{Known, SandboxError, Tally, UPKEEP, Visit};
 use crate::userspace::Userspace;
-use crate::watch::{self as watching, Begun, Watch, Watches};
+use crate::watch::{Watch, Watches};
 
 /// How many namespaces are visited at the same time. Transactions of different namespaces do not
 /// wait for each other in the kernel; more than this only takes processors from the containers.
@@ -58,6 +60,7 @@ pub struct Vip {
     watches: Watches,
     userspace: Userspace,
     meter: Meter,
+    events: Events,
 }
 
 /// A sandbox that was visited.
@@ -67,37 +70,6 @@ struct Visited {
     known: Known,
     /// Hears what others do to the table.
     watch: Option<Watch>,
-}
-
-/// One visit to be made.
-#[derive(Debug)]
-enum Errand {
-    Settle { id: SandboxId, plan: SandboxPlan, known: Option<Known>, watch: Option<Watch> },
-    Leave { id: SandboxId, visited: Visited },
-    Store(Arc<Leases>),
-    LookAtHost,
-}
-
-/// How it went.
-enum Done {
-    Visited {
-        id: SandboxId,
-        name: String,
-        netns: PathBuf,
-        visit: Box<Visit>,
-        watched: Watched,
-    },
-    Stored(Result<Arc<Leases>, WriteError>),
-    /// What the host has routes to, if it could be read.
-    LookedAtHost(Option<BTreeSet<IpNet>>),
-}
-
-/// Who hears what others do to a sandbox's table after a visit.
-#[derive(Debug)]
-enum Watched {
-    Nobody,
-    As(Watch),
-    Anew(Begun),
 }
 
 impl Vip {
@@ -124,7 +96,14 @@ impl Vip {
             watches: Watches::default(),
             userspace,
             meter: Meter::default(),
+            events: Events::default(),
         }
+    }
+
+    /// Tells of what it finds and does on `events`.
+    #[must_use]
+    pub fn telling(self, events: &Events) -> Self {
+        Self { events: events.clone(), ..self }
     }
 
     /// Counts on `meter` what it does.
@@ -212,6 +191,10 @@ impl Vip {
                 let Visit { known, changes, failures, suspect, tally } = *visit;
                 outcome.changes += changes;
                 self.count(&tally);
+                if tally.repaired {
+                    let text = "somebody else changed its VIP table, which was put right";
+                    self.events.emit(Kind::Repair, format!("sandbox {name}"), text);
+                }
                 for failure in &failures {
                     if !self.userspace.takes_over(&id, failure) {
                         report(outcome, &name, failure);
@@ -276,6 +259,11 @@ impl Consumer for Vip {
         let now = Instant::now();
         let mut outcome = Outcome::default();
         let expired = self.aftermath.pass(now, &self.meter);
+        for Drain { network, vip, task } in &expired {
+            let text =
+                format!("its time to drain behind {vip} on {network} is over: connections are cut");
+            self.events.emit(Kind::Drain, format!("task at {task}"), text);
+        }
         let mut errands = self.errands(plan, now);
         let mut running = JoinSet::new();
         loop {
@@ -299,7 +287,7 @@ impl Consumer for Vip {
         }
         self.userspace.apply(plan, now, &mut outcome).await;
         self.look_after(plan, &expired);
-        for (name, failure) in self.aftermath.go_on(&self.meter) {
+        for (name, failure) in self.aftermath.go_on(&self.meter, &self.events) {
             report(&mut outcome, &name, &failure);
         }
         outcome
@@ -312,52 +300,6 @@ impl Consumer for Vip {
     fn upkeep(&self) -> Option<Duration> {
         Some(self.aftermath.next(Instant::now()).map_or(UPKEEP, |next| next.min(UPKEEP)))
     }
-}
-
-impl Errand {
-    fn run(self, file: &LeaseFile, now: Instant) -> Done {
-        match self {
-            Self::Settle { id, plan, known, watch } => {
-                let mut visit = sandbox::visit(&plan, known, now);
-                let watched = watched(&plan, &mut visit, watch);
-                let visit = visit.into();
-                Done::Visited { id, name: plan.name, netns: plan.netns, visit, watched }
-            }
-            Self::Leave { id, visited: Visited { netns, known, watch: _ } } => {
-                let visit = sandbox::leave(&netns, known).into();
-                let (name, watched) = (id.as_str().to_owned(), Watched::Nobody);
-                Done::Visited { name, id, netns, visit, watched }
-            }
-            Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
-            Self::LookAtHost => Done::LookedAtHost(host_routes()),
-        }
-    }
-}
-
-/// Sees to it that changes by others are heard of as long as there is a table.
-fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watched {
-    let Some(known) = &mut visit.known else { return Watched::Nobody };
-    if visit.tally.has_looked() {
-        known.make_patient();
-    }
-    match watch {
-        Some(watch) if watch.fits(known) => Watched::As(watch),
-        Some(_) | None => match watching::begin(&plan.netns, known) {
-            Ok(begun) => begun.map_or(Watched::Nobody, Watched::Anew),
-            // The upkeep looks, and tries again.
-            Err(error) => {
-                let sandbox = &plan.name;
-                tracing::warn!(sandbox, %error, "changes of the table by others are not heard of");
-                Watched::Nobody
-            }
-        },
-    }
-}
-
-/// What no VIP may hide; `None`: it cannot be seen, and what was seen last is believed.
-fn host_routes() -> Option<BTreeSet<IpNet>> {
-    let routes = routes::of_the_host();
-    routes.inspect_err(|error| tracing::warn!(%error, "the host's routes cannot be read")).ok()
 }
 
 pub(crate) fn report(outcome: &mut Outcome, sandbox: &str, failure: &SandboxError) {

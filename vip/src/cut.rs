@@ -8,9 +8,12 @@
 //! - *not given up*: what failed is tried again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use registry::Events;
+use registry::event::Kind;
 use registry::id::SandboxId;
 use tokio::task::JoinSet;
 
@@ -65,7 +68,7 @@ impl Cutter {
     }
 
     /// Goes on with what waits, and with what failed since the last call, which is returned.
-    pub(crate) fn go_on(&mut self, meter: &Meter) -> Vec<(String, SandboxError)> {
+    pub(crate) fn go_on(&mut self, meter: &Meter, events: &Events) -> Vec<(String, SandboxError)> {
         let mut shared = lock(&self.shared);
         while let Some(ended) = self.worker.try_join_next() {
             if let Err(error) = ended {
@@ -81,7 +84,13 @@ impl Cutter {
         if !shared.working && !shared.waiting.is_empty() {
             shared.working = true;
             let (shared, meter) = (Arc::clone(&self.shared), meter.clone());
-            self.worker.spawn_blocking(move || work(&shared, meter.metrics()));
+            let events = events.clone();
+            self.worker.spawn_blocking(move || {
+                let all = work(&shared, meter.metrics());
+                if all.sandboxes > 0 {
+                    events.emit(Kind::Drain, "vip", all.to_string());
+                }
+            });
         }
         failures
     }
@@ -111,16 +120,39 @@ impl Shared {
     }
 }
 
-fn work(shared: &Mutex<Shared>, metrics: &Metrics) {
+/// What was cut in a row.
+#[derive(Debug, Default)]
+struct All {
+    sandboxes: usize,
+    severed: Severed,
+}
+
+impl fmt::Display for All {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sandboxes, severed: Severed { connections, resets: _, moved } } = self;
+        write!(
+            f,
+            "{connections} connections to tasks that are gone, or drained too long, were cut and \
+             {moved} flows of datagrams moved, in {sandboxes} sandboxes"
+        )
+    }
+}
+
+/// Cuts until nothing waits.
+fn work(shared: &Mutex<Shared>, metrics: &Metrics) -> All {
+    let mut all = All::default();
     loop {
         let next = lock(shared).next();
-        let Some((id, cut)) = next else { return };
+        let Some((id, cut)) = next else { return all };
         let newest = || lock(shared).newest.get(&id).cloned();
         match cut.carry_out(newest) {
             Ok(Severed { connections, resets, moved }) => {
                 Metrics::add(&metrics.connections_cut, connections);
                 Metrics::add(&metrics.resets, resets);
                 Metrics::add(&metrics.flows_moved, moved);
+                all.sandboxes += usize::from(connections + moved > 0);
+                all.severed.connections += connections;
+                all.severed.moved += moved;
             }
             Err(error) => lock(shared).failed.push((id, cut, error)),
         }

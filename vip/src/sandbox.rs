@@ -88,6 +88,8 @@ pub(crate) struct Tally {
     pub(crate) made: bool,
     /// A table of a portolan before this one was taken on.
     pub(crate) adopted: bool,
+    /// Somebody else changed a table, and what we want was not in it.
+    pub(crate) repaired: bool,
     /// Tables that were not as we make them.
     pub(crate) replaced: usize,
 }
@@ -305,6 +307,7 @@ impl Visitor {
         let visited = known.as_ref().map(|it| it.visited);
         match self.settle_table(&plan.balances, known) {
             Ok(table) => {
+                self.visit.tally.repaired = self.doubted && self.visit.changes > 0;
                 let visited = visited.filter(|_| !self.due).unwrap_or(self.now);
                 self.visit.known =
                     Some(Known { cookie: self.cookie, table, routes, visited, doubted: false });

@@ -144,3 +144,29 @@ async fn a_namespace_that_is_watched_goes_when_its_container_does() {
     wait_until(|| world.has_port(100), |there| !there).await;
     running.end().await;
 }
+
+#[tokio::test]
+async fn after_more_changes_than_can_be_told_the_next_is_still_heard_of() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 1, 11);
+    let client = world.host("client", 100);
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 1, 11);
+    let text = text.sandbox(&client, &world.path("client")).0;
+    let meter = vip::Meter::default();
+    let running = Running::begin(world.manager().vip.counting_on(&meter), &text).await;
+    let theirs = Table { family: Family::Ip, name: "theirs" };
+    client.nft(|batch| {
+        batch.add_table(theirs, false);
+        for number in 0..50_000 {
+            batch.add_chain(theirs, &format!("chain{number}"), None);
+        }
+    });
+    wait_until(|| meter.read().foreign_changes, |it| *it > 0).await;
+    client.nft(|batch| {
+        batch.delete_table(theirs);
+        batch.delete_table(TABLE);
+    });
+    wait_until(|| has_table(&client), |there| *there).await;
+    assert!(client.call(WEB).is_ok());
+    running.end().await;
+}

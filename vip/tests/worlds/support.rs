@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kernel::netns::Netns;
-use kernel::nft::{Batch, ChainKind, CtKey, Expr, Family, Hook, HookPoint, Socket, Table};
+use kernel::nft::{Batch, ChainKind, CtKey, Expr, Family, Hook, HookPoint, Socket, Table, Verdict};
 use kernel::{link, socket};
 use registry::{Consumer, Outcome, Snapshot};
 use tokio::sync::watch;
@@ -198,10 +198,13 @@ impl Host {
 
     /// Answers nobody from now on, as a host whose engine hangs.
     pub(crate) fn fall_silent(&self) {
-        let routes = kernel::route::routes(&self.netns).unwrap();
-        for route in routes.iter().filter(|it| it.device == "eth0") {
-            kernel::route::delete_route(&self.netns, route).unwrap();
-        }
+        let table = Table { family: Family::Ip, name: "silent" };
+        let hook = Hook { kind: ChainKind::Filter, point: HookPoint::Input, priority: 0 };
+        self.nft(|batch| {
+            batch.add_table(table, false);
+            batch.add_chain(table, "input", Some(hook));
+            batch.add_rule(table, "input", &[Expr::Verdict(Verdict::Drop)], b"");
+        });
     }
 
     /// Does to this host's tables what somebody else might.

@@ -1,0 +1,97 @@
+//! The errands of one apply: namespaces to be visited, and what is read and stored beside.
+//!
+//! Always true here: each runs on a thread for blocking work, knows nothing of the others, and says
+//! how it went.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use registry::id::SandboxId;
+use tokio::time::Instant;
+
+use super::Visited;
+use crate::lease::Leases;
+use crate::lease_file::{LeaseFile, WriteError};
+use crate::plan::SandboxPlan;
+use crate::routes;
+use crate::sandbox::{self, Known, Visit};
+use crate::watch::{self, Begun, Watch};
+
+/// One visit to be made.
+#[derive(Debug)]
+pub(super) enum Errand {
+    Settle { id: SandboxId, plan: SandboxPlan, known: Option<Known>, watch: Option<Watch> },
+    Leave { id: SandboxId, visited: Visited },
+    Store(Arc<Leases>),
+    LookAtHost,
+}
+
+/// How it went.
+pub(super) enum Done {
+    Visited {
+        id: SandboxId,
+        name: String,
+        netns: PathBuf,
+        visit: Box<Visit>,
+        watched: Watched,
+    },
+    Stored(Result<Arc<Leases>, WriteError>),
+    /// What the host has routes to, if it could be read.
+    LookedAtHost(Option<BTreeSet<IpNet>>),
+}
+
+/// Who hears what others do to a sandbox's table after a visit.
+#[derive(Debug)]
+pub(super) enum Watched {
+    Nobody,
+    As(Watch),
+    Anew(Begun),
+}
+
+impl Errand {
+    pub(super) fn run(self, file: &LeaseFile, now: Instant) -> Done {
+        match self {
+            Self::Settle { id, plan, known, watch } => {
+                let mut visit = sandbox::visit(&plan, known, now);
+                let watched = watched(&plan, &mut visit, watch);
+                let visit = visit.into();
+                Done::Visited { id, name: plan.name, netns: plan.netns, visit, watched }
+            }
+            Self::Leave { id, visited: Visited { netns, known, watch: _ } } => {
+                let visit = sandbox::leave(&netns, known).into();
+                let (name, watched) = (id.as_str().to_owned(), Watched::Nobody);
+                Done::Visited { name, id, netns, visit, watched }
+            }
+            Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
+            Self::LookAtHost => Done::LookedAtHost(host_routes()),
+        }
+    }
+}
+
+/// Sees to it that changes by others are heard of as long as there is a table.
+fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watched {
+    let Some(known) = &mut visit.known else { return Watched::Nobody };
+    if visit.tally.has_looked() {
+        known.make_patient();
+    }
+    match watch {
+        Some(watch) if watch.fits(known) => Watched::As(watch),
+        Some(_) | None => match watch::begin(&plan.netns, known) {
+            Ok(begun) => begun.map_or(Watched::Nobody, Watched::Anew),
+            // The upkeep looks, and tries again.
+            Err(error) => {
+                let sandbox = &plan.name;
+                tracing::warn!(sandbox, %error, "changes of the table by others are not heard of");
+                Watched::Nobody
+            }
+        },
+    }
+}
+
+/// What no VIP may hide; `None`: it cannot be seen, and what was seen last is believed.
+pub(super) fn host_routes() -> Option<BTreeSet<IpNet>> {
+    let routes = routes::of_the_host();
+    routes.inspect_err(|error| tracing::warn!(%error, "the host's routes cannot be read")).ok()
+}

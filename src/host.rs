@@ -80,7 +80,7 @@ impl Host for ThisHost {
         }
     }
 
-    async fn engine_tasks(&self, path: &Path, cookie: u64, name: &str) -> Option<Vec<Ipv4Addr>> {
-        self.engine.addresses(path, cookie, name).await
+    async fn engine_tasks(&self, path: &Path, name: &str) -> Option<Vec<Ipv4Addr>> {
+        self.engine.addresses(path, name).await
     }
 }

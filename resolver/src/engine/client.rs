@@ -1,8 +1,11 @@
 //! Asks engines' own resolvers on behalf of others: who wants to know what the engine thinks of a
 //! service.
 //!
-//! Always true here: an answer of portolan's own, which listens on the same address, is never
-//! taken for the engine's. Ours are authoritative (AA), the engine's never are.
+//! Invariants
+//! - *not portolan's word*: it listens on the same address, and its answers are never taken for the
+//!   engine's. Ours are authoritative (AA), the engine's never are;
+//! - *the namespace vouches*: whoever listens there on 127.0.0.11 is taken for the engine. What is
+//!   to be believed for others than a container itself is asked in a namespace of the engine's own.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -20,7 +23,7 @@ use crate::name::Name;
 use crate::upstream::exchange::{Place, ask_udp};
 use crate::wire::{Edns, Kind, Query, Rcode};
 
-/// Asks the engine's resolver in any sandbox.
+/// Asks the engine's resolver in any namespace.
 #[derive(Clone, Debug)]
 pub struct EngineClient {
     door: Door,
@@ -32,11 +35,10 @@ impl EngineClient {
         Ok(Self { door: Door::open()? })
     }
 
-    /// The IPv4 addresses that the engine gives for `name` in the sandbox at `path`, which must
-    /// have that cookie. `None`: no engine there, no answer within half a second, or an answer
-    /// other than NOERROR.
-    pub async fn addresses(&self, path: &Path, cookie: u64, name: &str) -> Option<Vec<Ipv4Addr>> {
-        let place = Place { netns: path.to_owned(), cookie: Some(cookie) };
+    /// The IPv4 addresses that the engine gives for `name` in the namespace at `path`. `None`: no
+    /// engine there, no answer within half a second, or an answer other than NOERROR.
+    pub async fn addresses(&self, path: &Path, name: &str) -> Option<Vec<Ipv4Addr>> {
+        let place = Place { netns: path.to_owned(), cookie: None };
         let query = Query::plain(Name::from_text(name).ok()?, Kind::A); // its number is made when it is sent
         timeout(WAIT, self.ask(&place, &query)).await.ok()?
     }

@@ -1,20 +1,23 @@
 //! Which tasks drain, on nodes that only hear gossip. Pure; who asks is [`follow`].
 //!
 //! Gossip lists a task until it is gone, but two seconds before Swarm stops it each engine takes
-//! it out of its own names. So the engine's own resolver is asked, from a container's namespace,
-//! for the tasks of each service there: whom it leaves out drains.
+//! it out of its own names. So the engine's own resolver is asked for the tasks of each service on
+//! each network: whom it leaves out drains.
 //!
-//! Invariant: an answer that shares no address with gossip is no evidence: the engine may be
-//! starting, or the answer may come from elsewhere. So a service never loses its last task here.
+//! Invariants
+//! - *asked where no container is*: in the namespace of the engine's own load balancer on that
+//!   network, where it answers as it does in containers. What is heard counts for everybody on the
+//!   node, and in a container's namespace any of its programs could take the engine's place;
+//! - *no evidence without agreement*: an answer that shares no address with gossip says nothing:
+//!   the engine may be starting. So a service never loses its last task here.
 //!
 //! [`follow`]: crate::source::docker::follow
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::id::NetworkId;
-use crate::source::docker::container::Container;
 use crate::source::docker::view::{Teller, View};
 
 /// How many questions are asked in a round.
@@ -29,10 +32,8 @@ pub(crate) struct Question {
     pub(crate) service: String,
     /// What is asked: `tasks.SERVICE.NETWORK`.
     pub(crate) name: String,
-    /// From where.
+    /// From where: a namespace of the engine's own.
     pub(crate) netns: PathBuf,
-    /// Which namespace that is.
-    pub(crate) cookie: u64,
 }
 
 /// What an answer says.
@@ -44,8 +45,8 @@ pub(crate) struct Verdict {
     pub(crate) is_news: bool,
 }
 
-/// The questions of the next round: services on networks where this node has a sandbox, those
-/// of `hot` networks first, the others in turn, after `last`.
+/// The questions of the next round: services on networks that this node is on, those of `hot`
+/// networks first, the others in turn, after `last`.
 pub(crate) fn round(
     view: &View,
     hot: &BTreeSet<NetworkId>,
@@ -54,13 +55,18 @@ pub(crate) fn round(
     if !matches!(view.teller(), Teller::Gossip) {
         return Vec::new();
     }
-    let places = places(view);
     let mut all: Vec<Question> = Vec::new();
     for (network, gossip) in &view.gossip {
         let known = view.networks.get(network).filter(|it| !it.ingress);
-        let (Some(known), Some(place)) = (known, places.get(network)) else { continue };
+        let place = view.folder.load_balancer(network);
+        let (Some(known), Some(place)) = (known, place) else { continue };
         let services = gossip.services.iter().filter(|(_, it)| !it.tasks.is_empty());
-        all.extend(services.filter_map(|(it, _)| question(network, &known.name, it, place)));
+        all.extend(services.map(|(service, _)| Question {
+            network: network.clone(),
+            service: service.clone(),
+            name: format!("tasks.{service}.{}", known.name),
+            netns: place.clone(),
+        }));
     }
     let (mut asked, others): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|it| hot.contains(&it.network));
@@ -94,33 +100,12 @@ pub(crate) fn judge(view: &View, question: &Question, answer: &[Ipv4Addr]) -> Ve
     }
 }
 
-fn question(
-    network: &NetworkId,
-    network_name: &str,
-    service: &str,
-    place: &Container,
-) -> Option<Question> {
-    Some(Question {
-        network: network.clone(),
-        service: service.to_owned(),
-        name: format!("tasks.{service}.{network_name}"),
-        netns: place.netns.clone()?,
-        cookie: place.cookie?,
-    })
-}
-
-/// A container on each network, from whose namespace to ask.
-fn places(view: &View) -> BTreeMap<NetworkId, &Container> {
-    let own = |it: &&Container| it.running && it.cookie.is_some() && it.cookie != view.host_cookie;
-    let containers = view.containers.values().filter(own);
-    containers.flat_map(|it| it.attachments.iter().map(move |on| (on.network_id(), it))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::docker::container::Attached;
+    use crate::source::docker::container::{Attached, Container};
     use crate::source::docker::engine::{Engine, EngineNetwork, Role};
+    use crate::source::docker::folder::Folder;
     use crate::source::docker::gossip::{Gossip, GossipService, GossipTask};
     use crate::source::docker::swarm::Swarm;
 
@@ -156,6 +141,7 @@ mod tests {
             networks: [(network.clone(), on.unwrap())].into(),
             gossip: [(network, gossip)].into(),
             containers: [("c".to_owned(), container)].into(),
+            folder: Folder::new(PathBuf::from("/netns"), ["lb_n1".to_owned()]),
             ..View::default()
         }
     }
@@ -169,10 +155,17 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_name_is_asked_from_a_container_of_that_network() {
+    fn the_whole_name_is_asked_in_the_engines_own_namespace_on_that_network() {
         let question = first(&view(1, 2));
         assert_eq!(question.name, "tasks.s000.front");
-        assert_eq!((question.netns, question.cookie), (PathBuf::from("/ns"), 7));
+        assert_eq!(question.netns, PathBuf::from("/netns/lb_n1"));
+    }
+
+    #[test]
+    fn no_container_is_asked_who_drains() {
+        let mut view = view(1, 2);
+        view.folder = Folder::new(PathBuf::from("/netns"), ["lb_n2".to_owned()]);
+        assert_eq!(round(&view, &BTreeSet::new(), &mut None), []);
     }
 
     #[test]

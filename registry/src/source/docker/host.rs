@@ -73,14 +73,13 @@ pub trait Host: Send + Sync + 'static {
         nudge: mpsc::Sender<()>,
     ) -> impl Future<Output = ()> + Send + 'static;
 
-    /// One question (A) asked of the engine's own resolver inside the sandbox at `path`, bounded
-    /// in time by the implementation (under half a second). `name` has no trailing dot, e.g.
-    /// `tasks.web.frontend`. `cookie` is the namespace that is meant: another one at that path is
-    /// not asked. `None`: no such resolver, no answer, or an answer other than NOERROR.
+    /// One question (A) asked of the engine's own resolver inside the namespace at `path`, bounded
+    /// in time by the implementation (under half a second). It is one of the engine's own, where no
+    /// container's program can answer instead. `name` has no trailing dot, e.g.
+    /// `tasks.web.frontend`. `None`: no such resolver, no answer, or an answer other than NOERROR.
     fn engine_tasks(
         &self,
         path: &Path,
-        cookie: u64,
         name: &str,
     ) -> impl Future<Output = Option<Vec<Ipv4Addr>>> + Send;
 }

@@ -69,7 +69,7 @@ impl Host for Machine {
         std::future::pending()
     }
 
-    async fn engine_tasks(&self, _: &Path, _: u64, name: &str) -> Option<Vec<Ipv4Addr>> {
+    async fn engine_tasks(&self, _: &Path, name: &str) -> Option<Vec<Ipv4Addr>> {
         self.with(|it| it.tasks.get(name).cloned())
     }
 }

@@ -142,7 +142,7 @@ const ASKED_AT_ONCE: usize = 8;
 
 async fn ask<H: Host>(host: &H, questions: Vec<Question>) -> Vec<(Question, Vec<Ipv4Addr>)> {
     let asked = stream::iter(questions).map(|it| async move {
-        let answer = host.engine_tasks(&it.netns, it.cookie, &it.name).await?;
+        let answer = host.engine_tasks(&it.netns, &it.name).await?;
         Some((it, answer))
     });
     asked.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await

@@ -72,6 +72,23 @@ fn four_calls_through_a_vip_reach_both_tasks_and_the_counter_counts() {
 }
 
 #[test]
+fn the_published_port_leads_to_both_tasks_from_the_host_and_from_containers() {
+    let said = said_in_demo(
+        "for i in 1 2 3 4 5 6 7 8 9 10; do
+           curl -s http://127.0.0.1:8000/ http://10.20.1.1:8000/
+           portolan exec app.1 curl -s http://10.20.1.1:8000/
+           portolan exec web.1 curl -s http://10.20.1.1:8000/
+         done",
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 40, "{said}");
+    for web in ["web.1 ", "web.2 "] {
+        // Of 40 calls fewer than 5 to one of two are a matter of one in ten million.
+        assert!(lines.iter().filter(|it| it.starts_with(web)).count() >= 5, "{web} in {said}");
+    }
+}
+
+#[test]
 fn services_called_in_turns_share_evenly_each_for_itself() {
     let said = said_in_demo(
         "portolan exec app.1 sh -c 'for i in $(seq 60); do

@@ -263,3 +263,84 @@ fn numbered(routers: BTreeSet<Ipv4Addr>, notes: &mut Notes) -> BTreeMap<u32, Ipv
 
 /// As many as the bits of ours in a connection's mark can number.
 pub(crate) const MOST_ROUTERS: u32 = 0xfff;
+
+#[cfg(test)]
+mod tests {
+    use registry::source::world;
+
+    use super::*;
+
+    /// The ports that lead through the doorway on node `a`, one a line, and the notes.
+    fn compiled(text: &str) -> (Vec<String>, Vec<String>) {
+        let swarm = "this_node = \"a\"\n[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\n\
+                     [[network]]\nname = \"ingress\"\nsubnet = \"10.0.0.0/24\"\n\
+                     ingress = true\nreach = \"/run/ingress_sbox\"\n";
+        let mut draft = world::parse(&format!("{swarm}{text}"), "test").unwrap();
+        // Nobody can write the same port twice into a file; two engines' services can have it.
+        for port in draft.services.iter_mut().flat_map(|it| &mut it.ports) {
+            port.published = if port.published == 8888 { 8001 } else { port.published };
+        }
+        let config = Config {
+            enabled: Enabled::Auto,
+            client_ip: ClientIp::Keep,
+            state_dir: PathBuf::from("/nowhere"),
+        };
+        let (plan, notes) = compile(&Snapshot::build(draft, 1), &config);
+        let ports = plan.ports().map(|(port, it)| format!("{port} {it}")).collect();
+        (ports, notes.iter().map(ToString::to_string).collect())
+    }
+
+    fn service(name: &str, ports: &str, labels: &str) -> String {
+        format!(
+            "[[service]]\nname = \"{name}\"\nnetworks = [\"ingress\"]\nports = [{ports}]\n\
+             labels = {{ {labels} }}\n"
+        )
+    }
+
+    fn task(service: &str, last: u8, node: &str, more: &str) -> String {
+        format!(
+            "[[task]]\nname = \"{service}.{last}\"\nservice = \"{service}\"\nnode = \"{node}\"\n\
+             addresses = {{ ingress = \"10.0.0.{last}\" }}\n{more}\n"
+        )
+    }
+
+    const PORT: &str = "{ published = 8001, target = 80 }";
+
+    #[test]
+    fn a_port_belongs_to_one_service_and_host_mode_to_the_engine() {
+        let host = "{ published = 9, target = 9, mode = \"host\" }, { target = 7 }";
+        let same = PORT.replace("8001", "8888");
+        let text = service("a", &format!("{PORT}, {host}"), "") + &service("b", &same, "");
+        let (ports, notes) = compiled(&(text + &task("a", 5, "a", "") + &task("b", 6, "a", "")));
+        assert_eq!(ports, ["8001/tcp a -> 10.0.0.5:80"]);
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains("service b") && notes[0].contains("8001/tcp"), "{notes:?}");
+    }
+
+    #[test]
+    fn weights_and_nodes_decide_who_gets_connections() {
+        let tasks = task("web", 5, "a", "weight = 2") + &task("web", 6, "b", "");
+        let tasks = tasks + &task("web", 7, "a", "state = \"draining\"");
+        let (ports, _) = compiled(&(service("web", PORT, "") + &tasks));
+        assert_eq!(ports, ["8001/tcp web -> 10.0.0.5:80 10.0.0.6:80 10.0.0.5:80"]);
+        let near = "\"portolan.vip.prefer\" = \"node\"";
+        let (ports, _) = compiled(&(service("web", PORT, near) + &tasks));
+        assert_eq!(ports, ["8001/tcp web -> 10.0.0.5:80"]);
+        let far = tasks.replace("weight = 2", "state = \"starting\"");
+        let (ports, _) = compiled(&(service("web", PORT, near) + &far));
+        assert_eq!(ports, ["8001/tcp web -> 10.0.0.6:80"]);
+    }
+
+    #[test]
+    fn a_routers_number_stays_with_it_and_no_two_have_one() {
+        let routers = |all: &[[u8; 4]]| {
+            let all = all.iter().map(|it| Ipv4Addr::from(*it)).collect();
+            numbered(all, &mut Notes::default())
+        };
+        let one = routers(&[[10, 0, 0, 3]]);
+        let many = routers(&[[10, 0, 0, 2], [10, 0, 0, 3], [10, 0, 16, 3], [10, 0, 16, 0]]);
+        assert_eq!(one.get(&3), many.get(&3));
+        assert_eq!(many.values().collect::<BTreeSet<_>>().len(), 4);
+        assert!(!many.contains_key(&0));
+    }
+}

@@ -14,6 +14,7 @@
 //!                       ip saddr 127.0.0.0/8 masquerade
 //!                       ip saddr NETWORK ip daddr NETWORK masquerade }
 //!   chain unseen      { type filter hook output priority -300; meta mark & FLAG notrack }
+//!   chain straight    { type filter hook output priority 0; oifname BRIDGE icmp type redirect drop }
 //!   chain guard       { type filter hook prerouting priority -150; iifname BRIDGE ip daddr 127.0.0.0/8 drop }
 //! }
 //! ```
@@ -71,6 +72,7 @@ impl Host {
         ruleset.base("unseen", unseen);
         let mark = Expr::Meta { key: MetaKey::Mark, to: 0 };
         ruleset.rule("unseen", [flag_is(mark, CmpOp::Ne), vec![Expr::Notrack]].concat());
+        ruleset.base(STRAIGHT, hook(ChainKind::Filter, HookPoint::Output, 0));
         ruleset.base("guard", hook(ChainKind::Filter, HookPoint::Prerouting, BEFORE_TRANSLATION));
         for device in &self.devices {
             let mut rule = vec![
@@ -80,6 +82,7 @@ impl Host {
             rule.extend(within(DADDR, LOOPBACK));
             rule.push(Expr::Verdict(Verdict::Drop));
             ruleset.rule("guard", rule);
+            ruleset.rule(STRAIGHT, redirect_to(device));
         }
         ruleset
     }
@@ -165,6 +168,20 @@ pub(crate) fn doorway(own: Ipv4Addr, masquerade: bool, balancing: &Balancing) ->
     ruleset
 }
 
+/// Whoever is led back to its own network is told by no redirect to go there without the host:
+/// the answer would come from another address than was asked.
+fn redirect_to(device: &str) -> Vec<Expr> {
+    vec![
+        Expr::Meta { key: MetaKey::OifName, to: 0 },
+        Expr::Cmp { op: CmpOp::Eq, from: 0, data: interface(device) },
+        Expr::Meta { key: MetaKey::L4Proto, to: 0 },
+        Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![ICMP] },
+        Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 1, to: 0 },
+        Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![ICMP_REDIRECT] },
+        Expr::Verdict(Verdict::Drop),
+    ]
+}
+
 fn hook(kind: ChainKind, point: HookPoint, priority: i32) -> Hook {
     Hook { kind, point, priority }
 }
@@ -238,6 +255,7 @@ fn network(offset: u32, op: CmpOp, net: Ipv4Net) -> Vec<Expr> {
     ]
 }
 
+const STRAIGHT: &str = "straight";
 const GATE: &str = "gate";
 /// Ports and addresses that programs of the host have.
 const KEPT: &str = "kept";
@@ -265,6 +283,9 @@ const DADDR: u32 = 16;
 const RTN_LOCAL: u32 = 2;
 const IFNAMSIZ: usize = 16;
 const TCP: u8 = 6;
+/// RFC 792.
+const ICMP: u8 = 1;
+const ICMP_REDIRECT: u8 = 5;
 /// Where a TCP header has its flags, and which of them opens a connection (RFC 9293).
 const TCP_FLAGS: u32 = 13;
 const SYN: u8 = 2;

@@ -255,6 +255,37 @@ fn a_port_that_a_program_of_the_host_listens_on_stays_that_programs() {
 }
 
 #[test]
+fn the_engines_own_holder_of_a_port_and_its_translation_are_no_conflict() {
+    let mut world = Meshed::new("0", ClientIp::Keep);
+    let engine = world.swarm.engine_holding(0, 8001);
+    world.make(WEB, "", BOTH);
+    let to = (world.at(0), 8001);
+    assert_eq!(world.swarm.client.calls(to, 30), sees(world.swarm.client.address));
+    let host = &world.swarm.nodes[0].host;
+    assert_eq!(host.calls((LOCALHOST, 8001), 20).len(), 2);
+    drop(engine);
+}
+
+#[test]
+fn ports_on_a_network_of_the_host_lead_straight_to_its_tasks() {
+    let mut world = Meshed::new("1", ClientIp::Keep);
+    let text = "[[network]]\nname = \"bridge\"\nsubnet = \"172.31.1.0/24\"\n\
+                [[service]]\nname = \"web\"\nnetworks = [\"bridge\"]\n\
+                ports = [{ published = 9000, target = 80 }]\n\
+                [[task]]\nname = \"web.1\"\nservice = \"web\"\n\
+                addresses = { bridge = \"172.31.1.21\" }\n";
+    world.managers[0].make(text);
+    let (to, client) = ((world.at(0), 9000), world.swarm.client.address);
+    assert_eq!(world.swarm.client.calls(to, 5), [format!("web.1 sees {client}")]);
+    let host = &world.swarm.nodes[0];
+    let expected = [format!("web.1 sees {}", host.bridge)];
+    assert_eq!(host.host.calls((LOCALHOST, 9000), 5), expected);
+    let internal = text.replace("24\"\n[[service", "24\"\ninternal = true\n[[service");
+    world.managers[0].make(&internal);
+    assert_eq!(world.swarm.client.calls(to, 5), expected, "it could not answer the client");
+}
+
+#[test]
 fn nothing_is_left_behind_and_sysctls_are_as_they_were() {
     let mut world = Meshed::new("1", ClientIp::Keep);
     let states = |world: &Meshed| {

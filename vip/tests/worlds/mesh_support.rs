@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use kernel::netns::Netns;
 use kernel::nft::{
-    Batch, ChainKind, CmpOp, Expr, Family, Hook, HookPoint, MetaKey, PayloadBase, Socket, Table,
+    Batch, ChainKind, CmpOp, Expr, Family, Hook, HookPoint, MetaKey, NatKind, PayloadBase, Socket,
+    Table,
 };
 use kernel::route::{self, Route};
 use kernel::{link, socket, sysctl};
@@ -81,6 +82,48 @@ impl Swarm {
         let place = building.task(&self.nodes[node].host.netns, node, name, last);
         place.serve(name);
         place
+    }
+}
+
+impl Swarm {
+    /// What the engine does for its own mesh on a node: a program of its name listens on the port
+    /// on all addresses and never answers, and a translation behind ours leads elsewhere.
+    pub(crate) fn engine_holding(&self, node: usize, port: u16) -> Engine {
+        let host = &self.nodes[node].host.netns;
+        let table = Table { family: Family::Ip, name: "docker" };
+        let hook = |point| Hook { kind: ChainKind::Nat, point, priority: -100 };
+        let rule = [
+            Expr::FibDaddrType { to: 0 },
+            Expr::Cmp { op: CmpOp::Eq, from: 0, data: 2_u32.to_ne_bytes().to_vec() },
+            Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: 0 },
+            Expr::Cmp { op: CmpOp::Eq, from: 0, data: port.to_be_bytes().to_vec() },
+            Expr::Immediate { to: 0, data: vec![192, 0, 2, 1] },
+            Expr::Nat { kind: NatKind::Dnat, address: 0, port: None },
+        ];
+        let mut batch = Batch::new();
+        batch.add_table(table, false);
+        for (chain, point) in [("PREROUTING", HookPoint::Prerouting), ("OUTPUT", HookPoint::Output)]
+        {
+            batch.add_chain(table, chain, Some(hook(point)));
+            batch.add_rule(table, chain, &rule, b"");
+        }
+        Socket::open(host).unwrap().commit(&batch).unwrap();
+        let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+        let held = socket2::Socket::from(socket::tcp_listener(host, any).unwrap());
+        held.set_cloexec(false).unwrap();
+        let program = self.dir.join("dockerd");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        Engine(std::process::Command::new(program).arg("1000").spawn().unwrap())
+    }
+}
+
+/// A program of the engine's name; it ends with the value.
+pub(crate) struct Engine(std::process::Child);
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 

@@ -125,8 +125,30 @@ impl Channel {
         body: impl Fn(&mut Writer),
         mut read: impl FnMut(&Message<'_>, &mut Vec<T>),
     ) -> io::Result<Vec<T>> {
+        self.dump_all(kind, limit, false, (&body, &mut read))
+    }
+
+    /// As [`Channel::dump`], for what somebody may have filled to keep us reading: more than `limit`
+    /// is an error at once (`FileTooLarge`), and then this channel is of no further use.
+    pub(crate) fn dump_at_most<T>(
+        &mut self,
+        kind: u16,
+        limit: usize,
+        body: impl Fn(&mut Writer),
+        mut read: impl FnMut(&Message<'_>, &mut Vec<T>),
+    ) -> io::Result<Vec<T>> {
+        self.dump_all(kind, limit, true, (&body, &mut read))
+    }
+
+    fn dump_all<T>(
+        &mut self,
+        kind: u16,
+        limit: usize,
+        stop: bool,
+        (body, read): (&impl Fn(&mut Writer), &mut impl FnMut(&Message<'_>, &mut Vec<T>)),
+    ) -> io::Result<Vec<T>> {
         for _ in 0..DUMP_ATTEMPTS {
-            match self.dump_once(kind, limit, &body, &mut read)? {
+            match self.dump_once(kind, limit, stop, (body, &mut *read))? {
                 Dump::Whole(found) => return Ok(found),
                 Dump::Interrupted => {}
             }
@@ -138,8 +160,8 @@ impl Channel {
         &mut self,
         kind: u16,
         limit: usize,
-        body: &impl Fn(&mut Writer),
-        read: &mut impl FnMut(&Message<'_>, &mut Vec<T>),
+        stop: bool,
+        (body, read): (&impl Fn(&mut Writer), &mut impl FnMut(&Message<'_>, &mut Vec<T>)),
     ) -> io::Result<Dump<T>> {
         let sequence = self.next_sequence();
         let mut writer = Writer::default();
@@ -161,6 +183,7 @@ impl Channel {
                     }
                     Some(_) => {}
                     None if found.len() < limit => read(&message, &mut found),
+                    None if stop => return Err(too_long(limit)),
                     None => too_many = true,
                 }
             }
@@ -259,10 +282,15 @@ impl Channel {
 
 fn ended<T>(found: Vec<T>, interrupted: bool, passed: Option<usize>) -> io::Result<Dump<T>> {
     match passed {
-        Some(limit) => Err(io::Error::other(format!("it has more than {limit} entries"))),
+        Some(limit) => Err(too_long(limit)),
         None if interrupted => Ok(Dump::Interrupted),
         None => Ok(Dump::Whole(found)),
     }
+}
+
+fn too_long(limit: usize) -> io::Error {
+    let text = format!("it has more than {limit} entries");
+    io::Error::new(io::ErrorKind::FileTooLarge, text)
 }
 
 enum Dump<T> {

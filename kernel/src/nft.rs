@@ -114,6 +114,11 @@ impl NftError {
         }
     }
 
+    /// Whether a listing was longer than [`Socket::limit`] allows.
+    pub fn is_too_long(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
+    }
+
     /// What the operator can do about it, where there is something to do.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
@@ -137,6 +142,8 @@ impl NftError {
 #[derive(Debug)]
 pub struct Socket {
     channel: Channel,
+    /// Most entries of a listing.
+    limit: usize,
 }
 
 impl Socket {
@@ -151,7 +158,7 @@ impl Socket {
                 NftError::Io { what, source }
             }
         })?;
-        Ok(Self { channel })
+        Ok(Self { channel, limit: read::ENTRIES_MAX })
     }
 
     /// The descriptor, to be passed to another process, which then owns the tables as well: they
@@ -174,7 +181,13 @@ impl Socket {
         let what = || "use an nftables socket that was passed".to_owned();
         let channel = Channel::from_descriptor(descriptor)
             .map_err(|source| NftError::Io { what: what(), source })?;
-        Ok(Self { channel })
+        Ok(Self { channel, limit: read::ENTRIES_MAX })
+    }
+
+    /// Lists no more than `entries` of anything from now on (else two million). A longer listing is
+    /// an error ([`NftError::is_too_long`]), after which this socket is of no further use.
+    pub fn limit(&mut self, entries: usize) {
+        self.limit = entries;
     }
 
     /// Commits all of the batch or nothing. An empty one is committed at once. Where the kernel

@@ -39,7 +39,7 @@ fn main() {
         "slab MiB",
         "RSS MiB"
     );
-    for (services, sandboxes) in [(10, 1), (100, 1), (1_000, 1), (10_000, 1), (1_000, 100)] {
+    for (services, sandboxes) in [(10, 1), (100, 1), (1_000, 1), (1_000, 100), (10_000, 1)] {
         runtime.block_on(measure(services, sandboxes));
     }
 }

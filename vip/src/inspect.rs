@@ -59,7 +59,7 @@ pub fn inspect(plan: &SandboxPlan) -> Result<Option<Inspection>, SandboxError> {
         shorten(&mut differences);
         return Ok(Some(Inspection { table, differences, astray }));
     }
-    let table = table(&netns)?;
+    let table = table(&netns, &plan.balances)?;
     let mut differences = table.differences(&plan.balances);
     let there = routes::there(&netns)?;
     let missing = plan.routes.difference(&there).map(|it| format!("route {it} is missing"));
@@ -71,8 +71,8 @@ pub fn inspect(plan: &SandboxPlan) -> Result<Option<Inspection>, SandboxError> {
     Ok(Some(Inspection { table, differences, astray }))
 }
 
-fn table(netns: &Netns) -> Result<TableFound, SandboxError> {
-    let found = readback::read_back(&mut Socket::open(netns)?)?;
+fn table(netns: &Netns, planned: &Balances) -> Result<TableFound, SandboxError> {
+    let found = readback::read_back(&mut Socket::open(netns)?, netns, planned)?;
     Ok(match found.strange.into_values().next() {
         Some(what) => TableFound::Strange(what.to_owned()),
         None if found.held.tables.is_empty() => TableFound::Nothing,

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kernel::netns::Netns;
 use kernel::nft::{Element, ElementValue, NftError, Socket, TableInfo};
 
 use self::frame::Parts;
@@ -32,8 +33,32 @@ pub(crate) struct Found {
     pub(crate) strange: BTreeMap<IpFamily, &'static str>,
 }
 
-/// Reads our tables in the namespace of `socket`.
-pub(crate) fn read_back(socket: &mut Socket) -> Result<Found, NftError> {
+/// Reads our tables in `netns`, which `socket` is in; `planned` is what they should hold.
+pub(crate) fn read_back(
+    socket: &mut Socket,
+    netns: &Netns,
+    planned: &Balances,
+) -> Result<Found, NftError> {
+    let slots: usize = planned.values().map(|it| it.slots.len() + 1).sum();
+    socket.limit(slots.saturating_mul(GROWN) + SPARE);
+    match read_tables(socket) {
+        Err(error) if error.is_too_long() => {
+            *socket = Socket::open(netns)?;
+            let families = there(socket)?;
+            let strange = families.into_iter().map(|it| (it, "it is longer than any of ours"));
+            Ok(Found { alive: true, strange: strange.collect(), ..Found::default() })
+        }
+        read => read,
+    }
+}
+
+/// Tables of ours may be left from a world that was as many times as large.
+const GROWN: usize = 4;
+/// And as many entries more: a table of another kind has far fewer.
+const SPARE: usize = 65_536;
+
+/// Reads all of our tables, as far as the socket's limit goes.
+pub(crate) fn read_tables(socket: &mut Socket) -> Result<Found, NftError> {
     let mut found = Found { alive: true, ..Found::default() };
     let mut balances = Balances::new();
     for family in ours(&socket.tables()?) {

@@ -82,7 +82,7 @@ impl Socket {
     }
 
     /// The elements of a set or map, in no order, all as of one moment; `Absent` where it is not
-    /// there. More than two million are an error, and so is a namespace whose tables change all
+    /// there. More than the socket's limit are an error, and so is a namespace whose tables change all
     /// the time.
     pub fn elements(&mut self, t: Table<'_>, set: &str) -> Result<Vec<Element>, NftError> {
         // The kernel marks other dumps as interrupted, but not this one.
@@ -126,7 +126,7 @@ impl Socket {
         let Listing { what, kind } = listing;
         let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
         self.channel
-            .dump(kind, ENTRIES_MAX, request, read)
+            .dump_at_most(kind, self.limit, request, read)
             .map_err(|source| failed(what, t, source))
     }
 }
@@ -226,7 +226,7 @@ fn elements<'a>(message: &Message<'a>) -> impl Iterator<Item = Element> + use<'a
 }
 
 /// More entries than any plan of ours has; an element read takes about 100 bytes.
-const ENTRIES_MAX: usize = 2_000_000;
+pub(super) const ENTRIES_MAX: usize = 2_000_000;
 
 /// Bytes of `struct nfgenmsg` before the attributes.
 const GENMSG: usize = 4;

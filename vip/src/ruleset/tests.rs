@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::diff::diff_balances;
-use crate::readback::{Found, read_back};
+use crate::readback::{Found, read_tables};
 
 /// Of both families.
 fn address(number: u8) -> IpAddr {
@@ -42,7 +42,7 @@ fn commit(socket: &mut Socket, held: &Held, target: &Arc<Balances>) -> Held {
 
 #[track_caller]
 fn assert_holds(socket: &mut Socket, held: &Held) {
-    let Found { held: found, alive, strange } = read_back(socket).unwrap();
+    let Found { held: found, alive, strange } = read_tables(socket).unwrap();
     assert!(alive && strange.is_empty(), "{strange:?}");
     assert_eq!(diff_balances(&found.balances, &held.balances), []);
     assert_eq!(found.tables, held.tables);

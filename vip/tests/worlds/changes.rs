@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::support::{Host, Load, Manager, Text, World, call, echo, send};
-use kernel::nft::{Batch, Expr, Family, Socket, Table};
+use kernel::nft::{Batch, Element, ElementValue, Expr, Family, Socket, Table};
 use registry::Consumer;
 
 const TABLE: Table<'static> = Table { family: Family::Ip, name: "portolan_vip" };
@@ -181,6 +181,26 @@ async fn a_namespace_that_is_gone_or_new_is_no_error() {
     tokio::time::advance(manager.vip.upkeep().unwrap()).await;
     assert_eq!(manager.make(&text).await, 3);
     assert_eq!(client.calls(vip, 2).len(), 2);
+}
+
+/// A container with `CAP_NET_ADMIN` can make a table of our name as long as it likes.
+#[tokio::test]
+async fn a_table_that_somebody_filled_beyond_reason_is_replaced_whole() {
+    let mut world = World::new();
+    let (client, _tasks, text, manager) = one_service(&mut world).await;
+    drop(manager);
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    let key = |number: u32| (0x0b00_0000 + number).to_be_bytes().to_vec();
+    let member = |number| Element { key: key(number), value: ElementValue::None, timeout: None };
+    for part in 0..10 {
+        let members: Vec<_> = (0..10_000).map(|it| member(part * 10_000 + it)).collect();
+        // Without a declared size: one of ours that is full refuses more.
+        client.nft(|it| it.add_elements(TABLE, "of-2", &members));
+    }
+    let mut manager = world.manager();
+    assert_eq!(manager.make(&text).await, 3, "the table and two VIPs");
+    assert_eq!(client.calls(vip, 2).len(), 2);
+    assert_eq!(world.manager().make(&text).await, 0);
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ pub(crate) struct View {
     pub(crate) farewell: BTreeSet<String>,
     /// Endpoints that the engine's own resolver gives no more though gossip still lists them.
     pub(crate) draining: BTreeSet<String>,
+    /// Managers: ids of the Swarm's tasks that gossip listed once, as long as they exist.
+    pub(crate) announced: BTreeSet<String>,
     /// What could not be understood: subject and what is wrong.
     pub(crate) unreadable: BTreeMap<String, String>,
 }
@@ -72,6 +74,14 @@ impl View {
                 it.ingress || self.folder.has_overlay(&it.id) || self.has_container_on(&it.id)
             }
         })
+    }
+
+    /// Remembers which of the managers' tasks gossip lists now.
+    pub(crate) fn note_announced(&mut self) {
+        let Some(swarm) = &self.swarm else { return };
+        let listed = self.gossip.values().flat_map(Gossip::task_ids).map(str::to_owned);
+        self.announced.extend(listed.filter(|it| swarm.tasks.contains_key(it)));
+        self.announced.retain(|it| swarm.tasks.contains_key(it));
     }
 
     /// The networks of tasks that run by the managers' answers, but that gossip does not list.

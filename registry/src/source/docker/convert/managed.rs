@@ -86,7 +86,7 @@ pub(super) fn add_tasks(view: &View, swarm: &Swarm, tasks: &mut BTreeMap<TaskId,
         let task = remote_task(view, swarm, task, id.clone(), (state, reason));
         tasks.insert(id, task);
     }
-    give_up(&unannounced, tasks);
+    give_up(view, &unannounced, tasks);
 }
 
 /// Whether gossip is heard here of a network that the task is on.
@@ -98,7 +98,7 @@ fn is_overheard(view: &View, task: &SwarmTask) -> bool {
 /// Gossip gives up a node several seconds before the managers call it down, and with it the
 /// engine's overlay gives up the way to its tasks: they are gone for this node. Only where others
 /// of the service serve: an engine that starts, or whose gossip is broken, hears of nobody.
-fn give_up(unannounced: &[TaskId], tasks: &mut BTreeMap<TaskId, Task>) {
+fn give_up(view: &View, unannounced: &[TaskId], tasks: &mut BTreeMap<TaskId, Task>) {
     let serving = tasks.values().filter(|it| it.state == ServingState::Serving);
     let served: BTreeSet<ServiceId> = serving
         .filter(|it| !unannounced.contains(&it.id))
@@ -107,8 +107,13 @@ fn give_up(unannounced: &[TaskId], tasks: &mut BTreeMap<TaskId, Task>) {
     for id in unannounced {
         let Some(task) = tasks.get_mut(id) else { continue };
         if task.service.as_ref().is_some_and(|it| served.contains(it)) {
-            task.state = ServingState::Stopped;
-            "announced by its node no more".clone_into(&mut task.reason);
+            let (state, reason) = if view.announced.contains(id.as_str()) {
+                (ServingState::Stopped, "announced by its node no more")
+            } else {
+                (ServingState::Starting, "not announced by its node yet")
+            };
+            task.state = state;
+            reason.clone_into(&mut task.reason);
         }
     }
 }

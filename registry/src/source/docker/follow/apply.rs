@@ -330,6 +330,7 @@ impl<H: Host> Follower<'_, H> {
         if differs || self.view.unreadable.contains_key(&subject) || !unreadable.is_empty() {
             self.update(now, |view| {
                 view.gossip.insert(network.clone(), gossip);
+                view.note_announced();
                 view.unreadable.remove(&subject);
                 if !unreadable.is_empty() {
                     let wrong = format!("cannot understand gossip about {}", unreadable.join(", "));
@@ -369,7 +370,10 @@ impl<H: Host> Follower<'_, H> {
             for network in self.view.unannounced(&swarm) {
                 self.sign(&network, now);
             }
-            self.update(now, |view| view.swarm = Some(swarm));
+            self.update(now, |view| {
+                view.swarm = Some(swarm);
+                view.note_announced();
+            });
         }
     }
 

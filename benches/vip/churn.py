@@ -2,7 +2,7 @@
 portolans killed, all under load. Nobody may ever be answered by somebody else, and nothing may grow."""
 import os, random, re, signal, statistics, subprocess, time
 
-from lab import NODES, docker, inside, on
+from lab import NODES, docker, inside, on, wait
 from life import Engine
 from scene import NETWORK, Caller, Scene
 
@@ -93,15 +93,18 @@ class Load:
         self.callers[node] = Caller(self.scene, self.scene.askers[node], vips, names, RATE)
 
     def look(self):
-        """An asker that died with its engine is started again; its portolan serves it by then."""
+        """An asker that died with its engine is started again. Whether all of them run and call."""
+        whole = True
         for node in NODES:
             said = docker(node, "inspect -f '{{.State.Running}} {{.State.Pid}}' asker", check=False).split()
+            whole &= said == ["true", str(self.scene.askers[node])]
             if len(said) == 2 and said[0] == "false":
                 docker(node, "start asker", check=False)
             elif len(said) == 2 and int(said[1]) != self.scene.askers[node]:
                 self.ended.append(self.callers[node].end())
                 self.scene.askers[node] = int(said[1])
                 self.begin(node)
+        return whole
 
     def end(self):
         return [*self.ended, *(it.end() for it in self.callers.values())]
@@ -130,7 +133,7 @@ def churn(run):
     print(f"{(time.time() - begun) / 60:.1f} minutes: " + ", ".join(f"{n} x {what}" for what, n in sorted(world.count.items())))
     for name in SERVICES:
         docker("node1", f"service scale -d {name}=3", check=False)
-    load.look()
+    wait(load.look, "the askers")
     for name in SERVICES:
         scene.settled(name, 3)
     time.sleep(5)

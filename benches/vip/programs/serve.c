@@ -24,7 +24,8 @@
 enum { MOST = 65536, BLOCK = 262144 };
 
 struct conn {
-    enum { READING, SENDING, SWALLOWING, ECHOING } doing;
+    enum { READING, SENDING, SWALLOWING, ECHOING, ENDING } doing;
+    int large;
     int used;
     long long left;
     struct sockaddr_in peer;
@@ -93,7 +94,11 @@ static void push(int fd) {
         if (n < 0) { if (errno == EAGAIN) want(fd, EPOLLOUT); else end(fd); return; }
         it->left -= n;
     }
-    end(fd);
+    if (!it->large && !told) { end(fd); return; }
+    /* What lies in the socket goes with the container: the end waits until the client has it all. */
+    it->doing = ENDING;
+    shutdown(fd, SHUT_WR);
+    want(fd, EPOLLIN);
 }
 
 static void answer(int fd) {
@@ -103,6 +108,7 @@ static void answer(int fd) {
     char body[512];
     int size = 0;
     if (sscanf(it->text, "GET /bytes/%lld", &it->left) != 1) size = line(body, sizeof body, &it->peer);
+    it->large = size == 0;
     it->length = snprintf(it->text, sizeof it->text, "HTTP/1.1 200 OK\r\nContent-Length: %lld\r\nConnection: close\r\n\r\n%.*s",
                           it->left + size, size, body);
     it->doing = SENDING;

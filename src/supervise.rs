@@ -335,8 +335,8 @@ impl Starting<'_> {
     }
 
     fn mesh(&mut self) -> Result<Reports<vip::mesh::Plan>, StartError> {
-        let config = self.config.mesh.clone();
-        self.consumer(move || Ok(vip::Mesh::new(config.clone())))
+        let (config, meter) = (self.config.mesh.clone(), self.balancing.clone());
+        self.consumer(move || Ok(vip::Mesh::new(config.clone()).counting_on(meter.relay())))
     }
 
     fn resolver(

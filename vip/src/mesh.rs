@@ -22,6 +22,7 @@ mod inspect;
 mod laid;
 mod path;
 pub mod plan;
+mod relayed;
 mod sysctls;
 mod table;
 mod way;
@@ -49,6 +50,8 @@ use self::path::Visit;
 use self::plan::Way;
 use self::sysctls::Sysctls;
 use crate::apply::chain;
+use crate::relay::error::Failure;
+use crate::relay::{Limits, Meter, Relay};
 
 /// How many tasks' namespaces are visited at the same time.
 const AT_ONCE: usize = 4;
@@ -60,6 +63,7 @@ pub struct Mesh {
     sysctls: Arc<Sysctls>,
     doors: Doors,
     paths: BTreeMap<SandboxId, path::Path>,
+    relay: Relay,
     /// What was made true last.
     last: Arc<Plan>,
 }
@@ -69,7 +73,14 @@ impl Mesh {
     pub fn new(config: Config) -> Self {
         let sysctls = Arc::new(Sysctls::load(&config.state_dir));
         let (doors, paths, last) = Default::default();
-        Self { config, sysctls, doors, paths, last }
+        let relay = Relay::new(Limits::default());
+        Self { config, sysctls, doors, paths, relay, last }
+    }
+
+    /// Counts on `meter` what is relayed.
+    #[must_use]
+    pub fn counting_on(self, meter: &Meter) -> Self {
+        Self { relay: self.relay.counting_on(meter), ..self }
     }
 
     /// Visits the local tasks' namespaces.
@@ -148,6 +159,28 @@ impl Mesh {
     }
 }
 
+impl Mesh {
+    /// Relays what nftables cannot lead.
+    async fn relay(&mut self, plan: &Plan, outcome: &mut Outcome) {
+        let mut running = JoinSet::new();
+        running.spawn_blocking(ground::addresses);
+        let addresses = match running.join_next().await {
+            Some(Ok(Ok(addresses))) => addresses,
+            Some(Ok(Err(error))) => return report(outcome, "host".to_owned(), &error.into()),
+            Some(Err(error)) => return broken(outcome, &error),
+            None => return,
+        };
+        let wanted = relayed::relayed(plan, self.doors.leading(), &addresses);
+        // Sockets and redirections are this process's own: each start makes them, and they are no
+        // change of what a portolan before it left.
+        let applied = self.relay.apply(&wanted).await;
+        for Failure { subject, error } in applied.failures {
+            let remedy = error.remedy().unwrap_or("none needed: it is tried again");
+            outcome.failures.error(subject, "mesh", chain(&error), remedy);
+        }
+    }
+}
+
 impl Consumer for Mesh {
     const NAME: &'static str = "mesh";
     type Plan = Plan;
@@ -162,6 +195,7 @@ impl Consumer for Mesh {
         let mut outcome = Outcome::default();
         self.visit_paths(plan, now, &mut outcome).await;
         self.settle_doors(plan, now, &mut outcome).await;
+        self.relay(plan, &mut outcome).await;
         if *self.last != **plan {
             for (port, published) in plan.ports() {
                 tracing::debug!("{port} {published}");

@@ -182,7 +182,9 @@ impl<'a> Place<'a> {
             service: service.name.clone(),
             slots: slots.map(|it| SocketAddrV4::new(it, port.target)).collect(),
             alive,
+            target: port.target,
             affinity: spec.affinity,
+            proxy_protocol: spec.proxy_protocol,
             bind: spec.bind.clone(),
         }
     }

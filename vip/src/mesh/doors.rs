@@ -57,6 +57,11 @@ pub(crate) struct Report {
 }
 
 impl Doors {
+    /// The ports that lead through the host now.
+    pub(crate) fn leading(&self) -> &BTreeSet<Port> {
+        &self.ports
+    }
+
     /// Makes `plan` true. `last` is the plan that was made true before.
     pub(crate) fn settle(
         &mut self,

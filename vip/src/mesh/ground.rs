@@ -81,6 +81,11 @@ pub(crate) fn devices(
     Ok(on.map(|(device, _)| device).collect())
 }
 
+/// The addresses of this process's own namespace, each with its interface.
+pub(crate) fn addresses() -> Result<Vec<(String, IpNet)>, RouteError> {
+    route::addresses(&Netns::this()?)
+}
+
 /// Programs of the host that listen on published ports.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Occupied {

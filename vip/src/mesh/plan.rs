@@ -61,8 +61,12 @@ pub struct Published {
     pub slots: Vec<SocketAddrV4>,
     /// Tasks that may hold connections: serving ones and those that drain.
     pub alive: BTreeSet<Ipv4Addr>,
+    /// The port in the tasks.
+    pub target: u16,
     /// Which task a client gets.
     pub affinity: Affinity,
+    /// Whether tasks are told of their clients by the PROXY protocol, and connections relayed.
+    pub proxy_protocol: bool,
     /// Where the port is to be had; empty: everywhere.
     pub bind: Vec<Bind>,
 }

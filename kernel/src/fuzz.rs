@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::netlink::wire::Messages;
-use crate::{conntrack, neighbour, nft, route, rule};
+use crate::{conntrack, neighbour, nft, route, rule, sock_diag};
 
 /// Reads `bytes` as replies of every kind that this crate understands; gives how many things were
 /// found, at most as many as there are bytes.
@@ -22,6 +22,7 @@ pub fn read_replies(bytes: &[u8]) -> usize {
                 + usize::from(route::read_address(&message, &names).is_some())
                 + usize::from(route::read_device(&message).is_some())
                 + usize::from(neighbour::matters(&message))
+                + usize::from(sock_diag::Connected::read(&message).is_some())
                 + usize::from(nft::is_change_of(&message, "t", 1))
                 + usize::from(neighbour::read_entry(&message).is_some())
                 + usize::from(rule::read_rule(&message).is_some())

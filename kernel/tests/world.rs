@@ -319,6 +319,18 @@ fn exactly_the_doomed_flows_are_deleted() {
 }
 
 #[test]
+fn who_listens_is_not_destroyed_for_a_connection_that_is_not_there() {
+    let (a, b) = pair("listens");
+    let listener = socket::tcp_listener(&a.netns, address("0.0.0.0:40000")).unwrap();
+    listener.set_nonblocking(false).unwrap();
+    let ends = [(address("10.1.0.1:40000"), address("10.1.0.99:80"))];
+    assert_eq!(destroy_tcp(&a.netns, &ends).unwrap(), 0);
+    let connect = || std::net::TcpStream::connect("10.1.0.1:40000").unwrap();
+    let _connected = b.netns.run(connect).unwrap();
+    listener.accept().unwrap();
+}
+
+#[test]
 fn a_client_of_a_task_that_is_gone_is_told_at_once() {
     let (a, b) = pair("destroy");
     let _table = track(&a.netns);

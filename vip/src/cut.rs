@@ -3,7 +3,7 @@
 //! Invariants
 //! - *nobody waits for it*: looking through conntrack costs milliseconds a namespace, so it is done
 //!   beside the changes, which by then hold: new connections already go where they should;
-//! - *one at a time*: what is asked of a sandbox meanwhile is added to what waits for it;
+//! - *a few at a time*: what is asked of a sandbox that waits is added to what waits for it;
 //! - *judged by the newest plan*: a task that was gone when the cutting was asked for may be back;
 //! - *not given up*: what failed is tried again.
 
@@ -34,7 +34,10 @@ pub(crate) struct Cut {
     pub(crate) judge: Judge,
 }
 
-/// Does the cutting, on one thread for blocking work as long as there is any.
+/// How many namespaces are looked at at the same time. Most of a look is a walk in the kernel.
+const AT_ONCE: usize = 4;
+
+/// Does the cutting, on threads for blocking work as long as there is any.
 #[derive(Debug, Default)]
 pub(crate) struct Cutter {
     shared: Arc<Mutex<Shared>>,
@@ -45,7 +48,8 @@ pub(crate) struct Cutter {
 struct Shared {
     waiting: BTreeMap<SandboxId, Cut>,
     failed: Vec<(SandboxId, Cut, SandboxError)>,
-    working: bool,
+    /// How many cut now.
+    working: usize,
     /// The tables of the newest plan.
     newest: Arc<BTreeMap<SandboxId, Arc<Balances>>>,
 }
@@ -64,7 +68,7 @@ impl Cutter {
     /// Whether it cuts now: whether that succeeds is not known yet.
     pub(crate) fn is_busy(&self) -> bool {
         let shared = lock(&self.shared);
-        shared.working || !shared.failed.is_empty()
+        shared.working > 0 || !shared.failed.is_empty()
     }
 
     /// Goes on with what waits, and with what failed since the last call, which is returned.
@@ -73,7 +77,7 @@ impl Cutter {
         while let Some(ended) = self.worker.try_join_next() {
             if let Err(error) = ended {
                 tracing::error!(%error, "cutting connections ended early");
-                shared.working = false;
+                shared.working = shared.working.saturating_sub(1);
             }
         }
         let mut failures = Vec::new();
@@ -81,12 +85,13 @@ impl Cutter {
             failures.push((cut.name.clone(), error));
             shared.add_older(id, cut);
         }
-        if !shared.working && !shared.waiting.is_empty() {
-            shared.working = true;
-            let (shared, meter) = (Arc::clone(&self.shared), meter.clone());
+        let wanted = shared.waiting.len().min(AT_ONCE);
+        while shared.working < wanted {
+            shared.working += 1;
+            let (queue, meter) = (Arc::clone(&self.shared), meter.clone());
             let events = events.clone();
             self.worker.spawn_blocking(move || {
-                let all = work(&shared, meter.metrics());
+                let all = work(&queue, meter.metrics());
                 if all.sandboxes > 0 {
                     events.emit(Kind::Drain, "vip", all.to_string());
                 }
@@ -115,7 +120,7 @@ impl Shared {
     /// The next to be cut; without one the worker ends.
     fn next(&mut self) -> Option<(SandboxId, Cut)> {
         let next = self.waiting.pop_first();
-        self.working = next.is_some();
+        self.working -= usize::from(next.is_none());
         next
     }
 }

@@ -63,13 +63,16 @@ impl Judge {
         }
         let Some(balance) = self.balances.get(&vip) else {
             let gone = |it: &Arc<BTreeSet<IpAddr>>| !it.contains(&flow.reply_source);
-            return flow.nat && !flow.ended && self.living.as_ref().is_some_and(gone);
+            return is_led(flow) && !flow.ended && self.living.as_ref().is_some_and(gone);
         };
         let task = flow.reply_source;
+        if !is_led(flow) && !is_plain(flow) {
+            return false;
+        }
         if flow.protocol != TCP {
             return !balance.has_serving(task);
         }
-        let ours = (flow.nat || !flow.replied) && !flow.ended;
+        let ours = (is_led(flow) || !flow.replied) && !flow.ended;
         ours && (!balance.alive.contains(&task) || self.has_expired(vip, balance, task))
     }
 
@@ -106,6 +109,21 @@ impl Judge {
     }
 }
 
+/// Whether the flow was led to somebody else as portolan leads flows: its client, here in the
+/// namespace, keeps its address. What a container's own rules masquerade or redirect is not ours.
+pub(crate) fn is_led(flow: &Flow) -> bool {
+    is_from_here(flow) && flow.reply_source != flow.original_destination
+}
+
+/// Whether nothing is translated.
+fn is_plain(flow: &Flow) -> bool {
+    is_from_here(flow) && flow.reply_source == flow.original_destination
+}
+
+fn is_from_here(flow: &Flow) -> bool {
+    flow.reply_destination == flow.original_source && !flow.reply_source.is_loopback()
+}
+
 /// Cuts the flows of a namespace that `filter` means and `dooms` picks: sockets of TCP clients that
 /// live in the namespace are destroyed, so that their next read or write fails, and the other side
 /// gets a reset; then conntrack forgets the flow.
@@ -126,18 +144,26 @@ fn sever_if(
 ) -> Result<Severed, SandboxError> {
     let mut conntrack = Conntrack::open(netns)?;
     let doomed = conntrack.entries(filter, dooms)?;
-    let mut sockets = None;
+    let (connections, others): (Vec<_>, Vec<_>) =
+        doomed.into_iter().partition(|it| it.flow().protocol == TCP);
     let mut severed = Severed::default();
-    for entry in &doomed {
+    // What needs least of the kernel comes first: it must not wait for what the kernel cannot do.
+    for entry in &others {
+        // Since the list was made a task may be back.
+        if conntrack.look_again(entry)?.is_some_and(|it| still(&it)) {
+            severed.moved += usize::from(conntrack.delete(entry)?);
+        }
+    }
+    let (mut sockets, mut untold) = (None, None);
+    for entry in &connections {
         // Since the list was made it may have ended, and its port may be a live connection's.
         let Some(flow) = conntrack.look_again(entry)?.filter(&still) else { continue };
-        if flow.protocol != TCP {
-            severed.moved += usize::from(conntrack.delete(entry)?);
-            continue;
-        }
         severed.connections += 1;
-        if flow.nat && flow.replied && reset(netns, &mut sockets, &flow)? {
-            severed.resets += 1;
+        if is_led(&flow) && flow.replied && untold.is_none() {
+            match reset(netns, &mut sockets, &flow) {
+                Ok(told) => severed.resets += usize::from(told),
+                Err(error) => untold = Some(error),
+            }
             // The reset ended it, and a new one may have its number.
             if conntrack.look_again(entry)?.is_none_or(|it| it.ended) {
                 continue;
@@ -145,7 +171,7 @@ fn sever_if(
         }
         conntrack.delete(entry)?;
     }
-    Ok(severed)
+    untold.map_or(Ok(severed), Err)
 }
 
 /// Destroys the socket of the flow's client, if that is in the namespace.
@@ -217,6 +243,11 @@ mod tests {
         let dooms = |last, nat, replied| judge().dooms(&flow(TCP, VIP, task(last), nat, replied));
         let ended = Flow { ended: true, ..flow(TCP, VIP, task(5), true, true) };
         assert!(!judge().dooms(&ended), "its port may be in use anew");
+        let inner = IpAddr::from([172, 17, 0, 2]);
+        let masqueraded = Flow { original_source: inner, ..flow(TCP, VIP, task(5), true, true) };
+        assert!(!judge().dooms(&masqueraded), "a container inside the container");
+        let aside = flow(TCP, VIP, IpAddr::from([127, 0, 0, 1]), true, true);
+        assert!(!judge().dooms(&aside), "a proxy of the container's own");
         for last in [1, 2, 3] {
             assert!(!dooms(last, true, true), "{last} lives");
             assert!(!dooms(last, true, false), "{last} may still answer");
@@ -271,7 +302,7 @@ mod tests {
             if !suspect || to == 1 {
                 prop_assert!(!judge.dooms(&flow));
             }
-            if protocol == TCP && (replied && !nat || (2..=3).contains(&to)) {
+            if protocol == TCP && (replied && vip == to || (2..=3).contains(&to)) {
                 prop_assert!(!judge.dooms(&flow));
             }
         }

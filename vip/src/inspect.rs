@@ -109,7 +109,7 @@ fn astray(netns: &Netns, balances: &Balances) -> Result<Vec<Flow>, SandboxError>
     let mut flows = conntrack::flows(netns)?;
     flows.retain(|flow| {
         let balance = balances.get(&flow.original_destination);
-        let led = flow.nat && !flow.ended;
+        let led = crate::flows::is_led(flow) && !flow.ended;
         led && balance.is_some_and(|it| !it.alive.contains(&flow.reply_source))
     });
     flows.truncate(MOST);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use kernel::conntrack::{Conntrack, Flow, FlowFilter};
 use tokio::time::Instant;
 
+use crate::flows;
 use crate::plan::Balances;
 use crate::sandbox::{self, SandboxError};
 
@@ -103,7 +104,7 @@ impl Place {
             _ => return None,
         };
         let balance = self.balances.get(&flow.original_destination)?;
-        let counts = flow.nat && flow.open;
+        let counts = flows::is_led(flow) && flow.open;
         counts.then_some(((&balance.service, &balance.network, flow.reply_source), protocol))
     }
 }

@@ -15,9 +15,11 @@ mod metrics;
 mod serve;
 pub mod views;
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -39,6 +41,15 @@ pub enum AdminError {
     Running {
         /// The socket's path.
         socket: PathBuf,
+    },
+    /// One that is ending, or that begins at this moment.
+    #[error(
+        "another portolan has not ended yet (it holds {lock}); wait for it, or set `admin.socket` \
+         to run another"
+    )]
+    Held {
+        /// The file that it has locked.
+        lock: PathBuf,
     },
     /// The socket cannot be made.
     #[error("cannot listen on {socket}: {source}; set `admin.socket` to a path that you can write")]
@@ -66,12 +77,20 @@ pub enum AdminError {
 pub struct AdminSocket {
     listener: UnixListener,
     path: PathBuf,
+    lock: Arc<Lock>,
 }
+
+/// Says that this process is the machine's portolan, until it is dropped: longer than the socket
+/// is served, because the parts end after it.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "open, it holds the lock")] File);
 
 impl AdminSocket {
     /// Serves until `stop`.
-    pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) {
+    pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) -> Arc<Lock> {
+        let lock = Arc::clone(&self.lock);
         tasks.spawn(async move { serve::serve(&self.listener, Rights::Change, live, &stop).await });
+        lock
     }
 }
 
@@ -104,10 +123,18 @@ pub async fn listen(path: &Path) -> Result<AdminSocket, AdminError> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(AdminError::Running { socket: path.to_owned() });
     }
+    let refused = |source| AdminError::Listen { socket: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(refused)?;
+    }
+    let lock = path.with_extension("lock");
+    let file = File::create(&lock).map_err(refused)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(AdminError::Held { lock }),
+        Err(TryLockError::Error(source)) => return Err(refused(source)),
+    }
     let make = || -> std::io::Result<UnixListener> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
         // What is left of one that was killed; nobody answered there a moment ago.
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -121,8 +148,10 @@ pub async fn listen(path: &Path) -> Result<AdminSocket, AdminError> {
         Ok(listener)
     };
     match make() {
-        Ok(listener) => Ok(AdminSocket { listener, path: path.to_owned() }),
-        Err(source) => Err(AdminError::Listen { socket: path.to_owned(), source }),
+        Ok(listener) => {
+            Ok(AdminSocket { listener, path: path.to_owned(), lock: Arc::new(Lock(file)) })
+        }
+        Err(source) => Err(refused(source)),
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Live {
     pub dns: resolver::Meter,
     /// What the VIP manager counts.
     pub balancing: vip::Meter,
+    /// Whether published ports are led.
+    pub meshed: vip::mesh::Enabled,
     /// Whom the resolver may ask outside.
     pub upstream: Arc<resolver::UpstreamConfig>,
     /// The parts that run.
@@ -128,6 +130,8 @@ pub struct Supervisor {
     grace: Duration,
     tasks: JoinSet<()>,
     consumers: Vec<(&'static str, std::thread::JoinHandle<()>)>,
+    /// Goes last: until then nobody else is this machine's portolan.
+    _lock: Arc<admin::Lock>,
 }
 
 impl Supervisor {
@@ -186,6 +190,7 @@ impl Supervisor {
             router,
             dns,
             balancing,
+            meshed: config.mesh.enabled,
             upstream,
             parts,
             source,
@@ -194,13 +199,13 @@ impl Supervisor {
             probes,
             events,
         };
-        admin.serve(live.clone(), &mut tasks, stop.clone());
+        let lock = admin.serve(live.clone(), &mut tasks, stop.clone());
         if let Some(port) = port {
             port.serve(live.clone(), &mut tasks, stop.clone());
         }
         started.disarm();
         let grace = config.router.timeouts.drain.saturating_add(GRACE);
-        Ok(Self { live, stop, grace, tasks, consumers })
+        Ok(Self { live, stop, grace, tasks, consumers, _lock: lock })
     }
 
     /// Waits until every part has made its first plan true without a failure.

@@ -86,12 +86,25 @@ async fn settled(live: &Live) -> Vec<Section> {
     }
     sleep(SETTLE).await;
     let mut second = once(live).await;
-    for (section, before) in second.iter_mut().zip(&first) {
-        let before: BTreeSet<_> = before.differences.iter().collect();
+    for section in &mut second {
+        let before = first.iter().filter(|it| it.name == section.name);
+        let before: BTreeSet<_> = before.flat_map(|it| &it.differences).collect();
         section.differences.retain(|it| before.contains(it));
+        shorten(&mut section.differences);
     }
     second
 }
+
+fn shorten(lines: &mut Vec<String>) {
+    let more = lines.len().saturating_sub(MOST);
+    if more > 0 {
+        lines.truncate(MOST);
+        lines.push(format!("and {more} more"));
+    }
+}
+
+/// As many differences of a section are told.
+const MOST: usize = 100;
 
 async fn once(live: &Live) -> Vec<Section> {
     let mut sections = vec![registry(live).await];
@@ -196,7 +209,8 @@ async fn mesh(live: &Live) -> Section {
         return Section { name, looked_at: String::new(), differences };
     };
     let looked_at = format!("{} ports", plan.ports().count());
-    let looked = tokio::task::spawn_blocking(move || vip::mesh::inspect(&plan)).await;
+    let enabled = live.meshed;
+    let looked = tokio::task::spawn_blocking(move || vip::mesh::inspect(&plan, enabled)).await;
     let differences = match looked {
         Ok(Ok(differences)) => differences,
         Ok(Err(error)) => vec![error.to_string()],

@@ -89,6 +89,34 @@ fn metrics_parse_strictly_and_count_what_was_asked() {
 }
 
 #[test]
+fn status_and_metrics_tell_of_every_part() {
+    let said = said_in_demo(
+        "portolan status | grep generation
+         curl -s --unix-socket $PORTOLAN_SOCKET http://portolan/metrics | grep ^portolan_part_failures",
+    );
+    for part in ["vip", "mesh", "resolver", "router", "health"] {
+        assert!(said.contains(&format!("\n{part}: fine, generation ")), "{part} in {said}");
+        let sample = format!("portolan_part_failures{{part=\"{part}\"}} 0\n");
+        assert!(said.contains(&sample), "{sample} in {said}");
+    }
+}
+
+#[test]
+fn a_second_portolan_waits_for_none_and_touches_nothing_while_the_first_has_not_ended() {
+    let said = said_in_demo(
+        "rm $PORTOLAN_SOCKET
+         cat > /run/second.toml <<END
+sources.world.path = '/run/portolan/world.toml'
+state_dir = '/run/second'
+admin.socket = '$PORTOLAN_SOCKET'
+END
+         portolan up --config /run/second.toml 2>&1; echo \"status $?\"",
+    );
+    assert!(said.contains("another portolan has not ended yet"), "{said}");
+    assert!(!said.contains("status 0"), "{said}");
+}
+
+#[test]
 fn metrics_count_the_connections_of_each_task_through_its_vip() {
     let said = said_in_demo(
         "vip=$(portolan exec app.1 dig +short db)

@@ -3,6 +3,8 @@
 //!
 //! Needs the right to make network namespaces (root, or `unshare -Urnm`), ip, nft, curl, python3.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use support::said_in_demo;

@@ -57,9 +57,13 @@ pub async fn verify(plan: &Plan) -> Result<Verified, NetnsError> {
     }
     let mut all = Verified::default();
     while let Some(ended) = asking.join_next().await {
-        let Ok(Verified { answered, differences }) = ended else { continue };
-        all.answered += answered;
-        all.differences.extend(differences);
+        match ended {
+            Ok(Verified { answered, differences }) => {
+                all.answered += answered;
+                all.differences.extend(differences);
+            }
+            Err(error) => all.differences.push(format!("a look failed: {error}")),
+        }
     }
     all.differences.sort();
     Ok(all)

@@ -5,12 +5,11 @@
 
 mod vip;
 
-use registry::Report;
 use resolver::{CacheFigures, Counts, ServerProtocol, Standing, UpstreamState};
 
 use super::explain::dial;
 use super::exposition::{Exposition, Family};
-use super::views;
+use super::views::{self, Done, Told};
 use crate::supervise::Live;
 
 /// Everything, in Prometheus' text format. May take half a second: for a thread that may block.
@@ -51,25 +50,14 @@ fn world(text: &mut Exposition, live: &Live) {
     }
 }
 
-/// What a part last said.
-struct Part {
-    name: &'static str,
-    generation: u64,
-    changes: usize,
-    took: f64,
-    failures: usize,
-}
-
 fn parts(text: &mut Exposition, live: &Live) {
-    let parts = [
-        part("vip", live.vip.borrow().as_deref()),
-        part("resolver", live.resolver.borrow().as_deref()),
-        part("router", live.router.borrow().as_deref()),
-    ];
-    let mut family = |name, help, value: fn(&Part) -> f64| {
+    let parts = views::parts(live);
+    let mut family = |name, help, value: fn(&Done) -> f64| {
         let mut family = text.gauge(name, help);
-        for part in parts.iter().flatten() {
-            family.sample(&[("part", part.name)], value(part));
+        for Told { name, done, .. } in &parts {
+            if let Some(done) = done {
+                family.sample(&[("part", name)], value(done));
+            }
         }
     };
     let name = "portolan_part_generation";
@@ -77,21 +65,14 @@ fn parts(text: &mut Exposition, live: &Live) {
     let name = "portolan_part_changes";
     family(name, "What a part changed last.", |it| wide(it.changes as u64));
     let name = "portolan_part_apply_seconds";
-    family(name, "How long a part took last to make a snapshot true.", |it| it.took);
+    family(name, "How long a part took last to make a snapshot true.", |it| it.took.as_secs_f64());
     let name = "portolan_part_failures";
-    family(name, "What a part could not make true.", |it| wide(it.failures as u64));
+    family(name, "What a part could not make true.", |it| wide(it.failures.iter().count() as u64));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "2^53 changes of the world do not happen")]
 fn wide(number: u64) -> f64 {
     number as f64
-}
-
-fn part<P>(name: &'static str, report: Option<&Report<P>>) -> Option<Part> {
-    let report = report?;
-    let (outcome, took) = (&report.outcome, report.took.as_secs_f64());
-    let failures = outcome.failures.iter().count();
-    Some(Part { name, generation: report.generation, changes: outcome.changes, took, failures })
 }
 
 /// Codes that have a series before they come up, so that their first increase is seen.

@@ -1,6 +1,7 @@
 //! What the admin API shows: rows made for reading, not the model itself, so that either may
 //! change without the other.
 
+mod parts;
 mod sandbox;
 mod status;
 
@@ -12,6 +13,7 @@ use registry::model::{PublishMode, Reach, Scope, Service};
 use registry::{Notes, Report, Snapshot};
 use serde::Serialize;
 
+pub use self::parts::{Done, Told, parts};
 pub use self::sandbox::{SandboxRow, no_such_sandbox, sandbox, sandboxes};
 pub use self::status::{Status, served, status};
 use crate::supervise::Live;
@@ -90,9 +92,8 @@ pub struct RouteRow {
 pub fn diagnostics(live: &Live) -> Vec<String> {
     let mut all = Notes::default();
     all.extend(live.world.borrow().notes().clone());
-    let parts = [notes(&live.resolver), notes(&live.vip), notes(&live.router), notes(&live.health)];
-    for notes in parts {
-        all.extend(notes);
+    for done in parts(live).into_iter().filter_map(|it| it.done) {
+        all.extend(done.notes);
     }
     lines(&all)
 }

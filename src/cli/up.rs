@@ -72,7 +72,9 @@ async fn up(config: &Config, parts: Parts) -> Result<(), StartError> {
         () = announce(&supervisor) => {}
     }
     supervisor.stop().await;
-    tracing::info!("portolan has ended; VIPs go on, DNS is the engine's again");
+    tracing::info!(
+        "portolan has ended; nftables leads on for ten minutes, DNS is the engine's again"
+    );
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::id::NetworkId;
-use registry::model::{Attachment, Endpoint, Network, Sandbox, Service, Task};
+use registry::id::{NetworkId, ServiceId};
+use registry::model::{Attachment, Endpoint, Network, Sandbox, Service, ServingState, Task};
 use registry::source;
 use registry::{Snapshot, source::docker};
 use tokio::sync::watch;
@@ -67,9 +67,20 @@ async fn engine(config: docker::Config) -> Result<Arc<Snapshot>, String> {
 /// What `read` says otherwise than `known`, a line each.
 pub(super) fn differences(known: &Snapshot, read: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
-    for list in [networks, services, tasks, sandboxes] {
-        compare(&mut lines, &list(known), &list(read));
+    for list in [networks, services, sandboxes] {
+        let mut held = list(known);
+        // Gossip forgets a service with its last task, and the registry does so later on purpose.
+        let idle = |id: &str| known.tasks_of(&ServiceId::from(id)).next().is_none();
+        let read = list(read);
+        held.retain(|key, _| {
+            !key.0.starts_with("service ") || read.contains_key(key) || !idle(&key.1)
+        });
+        compare(&mut lines, &held, &read);
     }
+    // That a task drains shows while it is followed, and not at a first look.
+    let drains =
+        |it: &Task| known.task(&it.id).is_some_and(|it| it.state == ServingState::Draining);
+    compare(&mut lines, &tasks(known, drains), &tasks(read, drains));
     lines
 }
 
@@ -101,9 +112,13 @@ fn services(world: &Snapshot) -> List {
     world.services().map(|it| (key(it), service(it, world))).collect()
 }
 
-fn tasks(world: &Snapshot) -> List {
+fn tasks(world: &Snapshot, drains: impl Fn(&Task) -> bool) -> List {
     let key = |it: &Task| (format!("task {}", it.name), it.id.to_string());
-    world.tasks().map(|it| (key(it), task(it, world))).collect()
+    let state = |it: &Task| {
+        let either = [ServingState::Serving, ServingState::Draining].contains(&it.state);
+        if either && drains(it) { "serving or draining".to_owned() } else { it.state.to_string() }
+    };
+    world.tasks().map(|it| (key(it), task(it, &state(it), world))).collect()
 }
 
 fn sandboxes(world: &Snapshot) -> List {
@@ -126,12 +141,12 @@ fn service(it: &Service, world: &Snapshot) -> String {
     format!("{} {} {}", it.mode, joined(vips, ","), joined(ports, ","))
 }
 
-fn task(it: &Task, world: &Snapshot) -> String {
+fn task(it: &Task, state: &str, world: &Snapshot) -> String {
     let place = |(id, it): (&NetworkId, &Endpoint)| {
         format!("{}={}", called(world, id), addresses(&it.addresses))
     };
     let places = joined(it.networks.iter().map(place), " ");
-    format!("{} weight {} {places}", it.state, it.weight)
+    format!("{state} weight {} {places}", it.weight)
 }
 
 fn sandbox(it: &Sandbox, world: &Snapshot) -> String {

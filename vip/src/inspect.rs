@@ -20,6 +20,8 @@ use crate::sandbox::{self, SandboxError};
 
 /// As many differences of one namespace are told.
 pub const MOST: usize = 20;
+/// As many flows that lead nowhere are told.
+const MOST_FLOWS: usize = 1000;
 
 /// What is in one namespace.
 #[derive(Debug)]
@@ -112,7 +114,9 @@ fn astray(netns: &Netns, balances: &Balances) -> Result<Vec<Flow>, SandboxError>
         let led = crate::flows::is_led(flow) && !flow.ended;
         led && balance.is_some_and(|it| !it.alive.contains(&flow.reply_source))
     });
-    flows.truncate(MOST);
+    // In an order of their own, so that two looks tell of the same ones.
+    flows.sort_unstable_by_key(|it| (it.original_source, it.original_source_port));
+    flows.truncate(MOST_FLOWS);
     Ok(flows)
 }
 

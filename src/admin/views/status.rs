@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use registry::Report;
 use resolver::{Standing, UpstreamState};
 use serde::Serialize;
 
+use super::parts::{Told, parts};
 use super::{diagnostics, lines};
 use crate::admin::explain::{dial, standing};
 use crate::supervise::Live;
@@ -65,6 +65,8 @@ struct UpstreamStatus {
 #[derive(Debug, Serialize)]
 struct PartStatus {
     name: &'static str,
+    #[serde(skip)]
+    follows: bool,
     generation: u64,
     changes: usize,
     took_ms: f64,
@@ -75,7 +77,8 @@ impl Status {
     /// What keeps it from being ready, in one line.
     pub fn unready(&self) -> String {
         let failing = self.parts.iter().flat_map(|part| &part.failures);
-        let waiting = self.parts.iter().filter(|part| part.generation < self.generation);
+        let late = |part: &&PartStatus| part.follows && part.generation < self.generation;
+        let waiting = self.parts.iter().filter(late);
         let waiting = waiting.map(|part| format!("the {}", part.name));
         let missing: Vec<String> = failing.cloned().chain(waiting).collect();
         if missing.is_empty() { "the application".to_owned() } else { missing.join("; ") }
@@ -85,14 +88,7 @@ impl Status {
 /// How portolan is, as of what the parts last said.
 pub fn status(live: &Live) -> Status {
     let snapshot = live.world.borrow().clone();
-    let parts: Vec<PartStatus> = [
-        live.parts.vip.then(|| part("vip", live.vip.borrow().as_deref())),
-        live.parts.resolver.then(|| part("resolver", live.resolver.borrow().as_deref())),
-        live.parts.router.then(|| part("router", live.router.borrow().as_deref())),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let parts: Vec<PartStatus> = parts(live).into_iter().map(part).collect();
     let stale = snapshot.stale().map(str::to_owned);
     let ok = snapshot.generation() > 0
         && stale.is_none()
@@ -125,7 +121,7 @@ fn describe(status: &Status) -> String {
         "{networks} networks, {services} services, {tasks} tasks, {sandboxes} sandboxes"
     ));
     for part in &status.parts {
-        let PartStatus { name, generation, changes, took_ms, failures } = part;
+        let PartStatus { name, follows: _, generation, changes, took_ms, failures } = part;
         let state = if failures.is_empty() { "fine" } else { "failing" };
         lines.push(format!(
             "{name}: {state}, generation {generation}, {changes} changes in {took_ms:.1} ms"
@@ -140,13 +136,16 @@ fn describe(status: &Status) -> String {
     lines.join("\n")
 }
 
-fn part<P>(name: &'static str, report: Option<&Report<P>>) -> PartStatus {
+fn part(told: Told) -> PartStatus {
+    let Told { name, done, follows } = told;
+    let done = done.as_ref();
     PartStatus {
         name,
-        generation: report.map_or(0, |it| it.generation),
-        changes: report.map_or(0, |it| it.outcome.changes),
-        took_ms: report.map_or(0.0, |it| it.took.as_secs_f64() * 1e3),
-        failures: report.map(|it| lines(&it.outcome.failures)).unwrap_or_default(),
+        follows,
+        generation: done.map_or(0, |it| it.generation),
+        changes: done.map_or(0, |it| it.changes),
+        took_ms: done.map_or(0.0, |it| it.took.as_secs_f64() * 1e3),
+        failures: done.map(|it| lines(&it.failures)).unwrap_or_default(),
     }
 }
 

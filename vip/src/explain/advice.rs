@@ -1,7 +1,7 @@
 //! What to do about it. Pure.
 
 use registry::Snapshot;
-use registry::model::{Mode, Service, ServingState};
+use registry::model::{Mode, Protocol, Service, ServingState};
 
 use super::Target;
 use super::probe::{Outcome, Probe};
@@ -67,6 +67,11 @@ fn serving(snapshot: &Snapshot, service: &Service) -> Option<String> {
 /// Mistakes with ports that people make.
 fn port(service: &Service, target: Target) -> Option<String> {
     let asked = target.port?;
+    let inside =
+        |protocol| service.ports.iter().any(|it| (it.target, it.protocol) == (asked, protocol));
+    if inside(Protocol::Udp) && !inside(Protocol::Tcp) {
+        return Some(format!("{asked} is a UDP port of {}, and the probe is TCP", service.name));
+    }
     let published = service.ports.iter().find(|it| it.published == asked && it.target != asked)?;
     let known = service.ports.iter().any(|it| it.target == asked);
     let inside = published.target;

@@ -9,6 +9,7 @@ use kernel::netns::Netns;
 use kernel::nft::Socket;
 
 use super::balance::Balancing;
+use super::compile::Enabled;
 use super::error::MeshError;
 use super::gate::{self, Host};
 use super::ground;
@@ -18,7 +19,7 @@ use crate::sandbox::open;
 
 /// What differs from `plan`, a line each; empty: nothing does. A port that a program of the host
 /// keeps, and an engine's own mesh that is left alone, are no differences.
-pub fn inspect(plan: &Plan) -> Result<Vec<String>, MeshError> {
+pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> {
     if plan.is_empty() {
         return Ok(Vec::new());
     }
@@ -31,7 +32,7 @@ pub fn inspect(plan: &Plan) -> Result<Vec<String>, MeshError> {
             return Err(MeshError::NotConnected);
         };
         let seen = led(&netns, &gate::doorway([0; 4].into(), false, &Balancing::default()))?;
-        if seen.is_none() && ground::engine_forwards(&netns)? {
+        if seen.is_none() && enabled == Enabled::Auto && ground::engine_forwards(&netns)? {
             return Ok(Vec::new());
         }
         let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;

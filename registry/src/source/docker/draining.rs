@@ -22,6 +22,9 @@ use crate::source::docker::view::{Teller, View};
 
 /// How many questions are asked in a round.
 pub(crate) const ROUND: usize = 50;
+/// How many of them those of each kind get while others want more: that of many services which
+/// nothing was heard of, each is asked now and then, because a task that drains gives no sign.
+const SHARE: usize = 10;
 
 /// One question, and what to make of its answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +39,12 @@ pub(crate) struct Question {
     pub(crate) netns: PathBuf,
 }
 
+impl Question {
+    fn asked(&self) -> Asked {
+        (self.network.clone(), self.service.clone())
+    }
+}
+
 /// What an answer says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Verdict {
@@ -45,17 +54,56 @@ pub(crate) struct Verdict {
     pub(crate) is_news: bool,
 }
 
-/// The questions of the next round: services on networks that this node is on, those of `hot`
-/// networks first, the others in turn, after `last`.
-pub(crate) fn round(
-    view: &View,
-    hot: &BTreeSet<NetworkId>,
-    last: &mut Option<(NetworkId, String)>,
-) -> Vec<Question> {
+/// Where something happened lately, so that a task may be about to drain there.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Hot {
+    /// Services whose gossip changed.
+    pub(crate) services: BTreeSet<Asked>,
+    /// Networks with any sign of change.
+    pub(crate) networks: BTreeSet<NetworkId>,
+}
+
+/// What a question is about: network and service.
+pub(crate) type Asked = (NetworkId, String);
+
+/// What was asked last: of the hot services, of the others of hot networks, of all others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turns([Option<Asked>; 3]);
+
+/// The questions of the next round: services on networks that this node is on, the hot ones
+/// first. Those of each kind take turns, and no kind waits until another has none left.
+pub(crate) fn round(view: &View, hot: &Hot, turns: &mut Turns) -> Vec<Question> {
     if !matches!(view.teller(), Teller::Gossip) {
         return Vec::new();
     }
-    let mut all: Vec<Question> = Vec::new();
+    let (hottest, others): (Vec<_>, Vec<_>) =
+        questions(view).into_iter().partition(|it| hot.services.contains(&it.asked()));
+    let (near, far): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|it| hot.networks.contains(&it.network));
+    let kinds = [hottest, near, far];
+    let mut kept: usize = kinds.iter().map(|it| it.len().min(SHARE)).sum();
+    let mut round = Vec::new();
+    for (kind, last) in kinds.into_iter().zip(&mut turns.0) {
+        kept -= kind.len().min(SHARE);
+        let room = ROUND - kept - round.len();
+        round.extend(turn(kind, room, last));
+    }
+    round
+}
+
+/// As many of `all`, which is in order, as there is room for, beginning after `last`.
+fn turn(all: Vec<Question>, room: usize, last: &mut Option<Asked>) -> Vec<Question> {
+    let (before, after): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|it| last.as_ref().is_some_and(|last| it.asked() <= *last));
+    let turn: Vec<Question> = after.into_iter().chain(before).take(room).collect();
+    if let Some(question) = turn.last() {
+        *last = Some(question.asked());
+    }
+    turn
+}
+
+fn questions(view: &View) -> Vec<Question> {
+    let mut all = Vec::new();
     for (network, gossip) in &view.gossip {
         let known = view.networks.get(network).filter(|it| !it.ingress);
         let place = view.folder.load_balancer(network);
@@ -68,19 +116,7 @@ pub(crate) fn round(
             netns: place.clone(),
         }));
     }
-    let (mut asked, others): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|it| hot.contains(&it.network));
-    asked.truncate(ROUND);
-    let key = |it: &Question| (it.network.clone(), it.service.clone());
-    let (before, after): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|it| last.as_ref().is_some_and(|last| key(it) <= *last));
-    let room = ROUND - asked.len();
-    let turn: Vec<Question> = after.into_iter().chain(before).take(room).collect();
-    if let Some(question) = turn.last() {
-        *last = Some(key(question));
-    }
-    asked.extend(turn);
-    asked
+    all
 }
 
 /// What `answer` says about the tasks that gossip lists for the question's service.
@@ -147,7 +183,7 @@ mod tests {
     }
 
     fn first(view: &View) -> Question {
-        round(view, &BTreeSet::new(), &mut None).remove(0)
+        round(view, &Hot::default(), &mut Turns::default()).remove(0)
     }
 
     fn answer(last: &[u8]) -> Vec<Ipv4Addr> {
@@ -165,7 +201,7 @@ mod tests {
     fn no_container_is_asked_who_drains() {
         let mut view = view(1, 2);
         view.folder = Folder::new(PathBuf::from("/netns"), ["lb_n2".to_owned()]);
-        assert_eq!(round(&view, &BTreeSet::new(), &mut None), []);
+        assert_eq!(round(&view, &Hot::default(), &mut Turns::default()), []);
     }
 
     #[test]
@@ -190,17 +226,43 @@ mod tests {
         assert_eq!(verdict, Verdict { draining: BTreeSet::new(), is_news: true });
     }
 
+    fn services(questions: &[Question]) -> BTreeSet<String> {
+        questions.iter().map(|it| it.service.clone()).collect()
+    }
+
     #[test]
     fn every_service_gets_its_turn_and_no_round_is_longer_than_allowed() {
         let view = view(120, 1);
-        let mut last = None;
-        let mut asked = BTreeSet::new();
-        for _ in 0..3 {
-            let questions = round(&view, &BTreeSet::new(), &mut last);
-            assert_eq!(questions.len(), ROUND);
-            asked.extend(questions.into_iter().map(|it| it.service));
+        let few = ["s003", "s110"].map(|it| (NetworkId::from("n1"), it.to_owned()));
+        let many = (0..60).map(|it| (NetworkId::from("n1"), format!("s{it:03}")));
+        let n1 = BTreeSet::from([NetworkId::from("n1")]);
+        for (hot, rounds) in [
+            (Hot::default(), 3),
+            (Hot { networks: n1.clone(), services: BTreeSet::new() }, 3),
+            (Hot { networks: n1, services: few.into() }, 3),
+            (Hot { networks: BTreeSet::new(), services: many.collect() }, 6),
+        ] {
+            let mut turns = Turns::default();
+            let mut asked = BTreeSet::new();
+            for _ in 0..rounds {
+                let questions = round(&view, &hot, &mut turns);
+                assert_eq!(questions.len(), ROUND);
+                asked.extend(services(&questions));
+            }
+            assert_eq!(asked.len(), 120, "{hot:?}");
         }
-        assert_eq!(asked.len(), 120);
+    }
+
+    #[test]
+    fn services_whose_gossip_changed_are_asked_about_in_every_round() {
+        let view = view(120, 1);
+        let moved = ["s003", "s110"].map(|it| (NetworkId::from("n1"), it.to_owned()));
+        let hot = Hot { networks: [NetworkId::from("n1")].into(), services: moved.into() };
+        let mut turns = Turns::default();
+        for _ in 0..3 {
+            let asked = services(&round(&view, &hot, &mut turns));
+            assert!(asked.contains("s003") && asked.contains("s110"), "{asked:?}");
+        }
     }
 
     #[test]
@@ -208,6 +270,6 @@ mod tests {
         let mut view = view(1, 2);
         view.engine.role = Role::Manager;
         view.swarm = Some(Swarm::default());
-        assert_eq!(round(&view, &BTreeSet::new(), &mut None), []);
+        assert_eq!(round(&view, &Hot::default(), &mut Turns::default()), []);
     }
 }

@@ -30,6 +30,7 @@ use crate::source::docker::Config;
 use crate::source::docker::agenda::{Agenda, Job};
 use crate::source::docker::chase::Chase;
 use crate::source::docker::convert;
+use crate::source::docker::draining::{Asked, Turns};
 use crate::source::docker::engine::Role;
 use crate::source::docker::error::EngineError;
 use crate::source::docker::events::{self, Effect, Event};
@@ -56,7 +57,8 @@ const UPDATING_PAUSE: Duration = Duration::from_millis(500);
 /// How often the engine's resolver is asked about draining tasks: Swarm waits 2 s before it stops
 /// one.
 const DRAINING_PAUSE: Duration = Duration::from_millis(500);
-/// For how long after a sign a network's services are asked about first.
+/// For how long after a sign a network's services are asked about before others, and one whose
+/// gossip changed before those.
 const HOT: Duration = Duration::from_secs(60);
 /// How long who writes the host's files is left alone: many empty a file before they write it.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -92,7 +94,9 @@ pub(crate) struct Follower<'a, H> {
     swarm_read: Option<Instant>,
     swarm_pause: Duration,
     swarm_signed: Option<Instant>,
-    asked_last: Option<(NetworkId, String)>,
+    /// When gossip about a service changed last, for [`HOT`].
+    moved: BTreeMap<Asked, Instant>,
+    turns: Turns,
     publishing: Publishing,
 }
 
@@ -173,7 +177,8 @@ impl<'a, H: Host> Follower<'a, H> {
             swarm_read: None,
             swarm_pause: SWARM_PAUSES.0,
             swarm_signed: None,
-            asked_last: None,
+            moved: BTreeMap::new(),
+            turns: Turns::default(),
             publishing: Publishing { due: None, not_before: now, was_ready: false, said: None },
         }
     }

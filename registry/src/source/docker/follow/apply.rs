@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::id::NetworkId;
 use crate::source::docker::agenda::Job;
 use crate::source::docker::container::Container;
-use crate::source::docker::draining;
+use crate::source::docker::draining::{self, Hot};
 use crate::source::docker::engine::{Engine, Role};
 use crate::source::docker::error::EngineError;
 use crate::source::docker::folder::{self, Folder};
@@ -52,9 +52,14 @@ impl<H: Host> Follower<'_, H> {
             }
             Job::Folder => Context::Folder(self.view.folder.path.clone()),
             Job::Draining => {
-                let hot = self.chases.iter().filter(|(_, (_, at))| now.duration_since(*at) < HOT);
-                let hot: BTreeSet<NetworkId> = hot.map(|(id, _)| id.clone()).collect();
-                Context::Questions(draining::round(&self.view, &hot, &mut self.asked_last))
+                let is_hot = |at: &Instant| now.duration_since(*at) < HOT;
+                self.moved.retain(|_, at| is_hot(at));
+                let networks = self.chases.iter().filter(|(_, (_, at))| is_hot(at));
+                let hot = Hot {
+                    services: self.moved.keys().cloned().collect(),
+                    networks: networks.map(|(id, _)| id.clone()).collect(),
+                };
+                Context::Questions(draining::round(&self.view, &hot, &mut self.turns))
             }
             Job::Host => {
                 // Before it is read, so that no change falls in between.
@@ -311,6 +316,11 @@ impl<H: Host> Follower<'_, H> {
             self.absent.add_to(&mut gossip, network, last, now.into_std());
         }
         let differs = self.view.gossip.get(network) != Some(&gossip);
+        if let Some(last) = self.view.gossip.get(network) {
+            let moved =
+                gossip.services.iter().filter(|(name, it)| last.services.get(*name) != Some(it));
+            self.moved.extend(moved.map(|(name, _)| ((network.clone(), name.clone()), now)));
+        }
         let again = self
             .chases
             .get_mut(network)

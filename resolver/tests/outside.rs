@@ -354,6 +354,33 @@ fn what_the_engine_says_of_a_service_is_never_our_own_word() {
 }
 
 #[test]
+fn what_the_engine_cut_short_is_asked_again_over_tcp_or_not_believed() {
+    let sandbox = Sandbox::new();
+    let all: Vec<Ipv4Addr> = (1..=120).map(|it| Ipv4Addr::new(10, 0, 1, it)).collect();
+    let answer = {
+        let all = all.clone();
+        move |query: &[u8]| {
+            let whole = query.last() == Some(&255);
+            let mut reply = reply(query, 0, if whole { &all } else { &all[..90] });
+            reply[2] |= if whole { 0 } else { 2 }; // TC
+            Some(reply)
+        }
+    };
+    let bound = |port| (ADDRESS, port).into();
+    let udp = kernel::socket::udp_bound(&sandbox.netns(), bound(0)).unwrap();
+    let _only_udp = Server::on(udp, None, answer.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = resolver::EngineClient::open().unwrap();
+    let ask = || runtime.block_on(client.addresses(&sandbox.path(), "tasks.web.net"));
+    assert_eq!(ask(), None);
+    let tcp = kernel::socket::tcp_listener(&sandbox.netns(), bound(0)).unwrap();
+    tcp.set_nonblocking(false).unwrap();
+    let udp = kernel::socket::udp_bound(&sandbox.netns(), bound(0)).unwrap();
+    let _both = Server::on(udp, Some(tcp), answer);
+    assert_eq!(ask(), Some(all));
+}
+
+#[test]
 fn an_engine_that_is_not_there_denies_nothing() {
     let sandbox = Sandbox::new();
     let mut driven = Driven::new(None);

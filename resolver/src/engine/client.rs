@@ -4,6 +4,7 @@
 //! Invariants
 //! - *not portolan's word*: it listens on the same address, and its answers are never taken for the
 //!   engine's. Ours are authoritative (AA), the engine's never are;
+//! - *all or nothing*: an answer that the engine cut short is none;
 //! - *the namespace vouches*: whoever listens there on 127.0.0.11 is taken for the engine. What is
 //!   to be believed for others than a container itself is asked in a namespace of the engine's own.
 
@@ -17,10 +18,11 @@ use registry::model::{Dial, Upstream};
 use tokio::time::timeout;
 
 use super::ENGINE_UDP;
-use super::ports::ports_in;
+use super::ports::{ports_in, tcp_ports_in};
 use crate::compile::SANDBOX_ADDRESS;
 use crate::name::Name;
-use crate::upstream::exchange::{Place, ask_udp};
+use crate::upstream::exchange::{Dialer, Place, ask_udp, tcp};
+use crate::wire::reply::Reply;
 use crate::wire::{Edns, Kind, Query, Rcode};
 
 /// Asks the engine's resolver in any namespace.
@@ -36,7 +38,7 @@ impl EngineClient {
     }
 
     /// The IPv4 addresses that the engine gives for `name` in the namespace at `path`. `None`: no
-    /// engine there, no answer within half a second, or an answer other than NOERROR.
+    /// engine there, no whole answer within half a second, or an answer other than NOERROR.
     pub async fn addresses(&self, path: &Path, name: &str) -> Option<Vec<Ipv4Addr>> {
         let place = Place { netns: path.to_owned(), cookie: None };
         let query = Query::plain(Name::from_text(name).ok()?, Kind::A); // its number is made when it is sent
@@ -53,15 +55,34 @@ impl EngineClient {
             let asking = ask_udp(&self.door, place, server, query, edns);
             match timeout(each, asking).await {
                 Ok(Ok(reply)) if reply.authoritative() => {} // ourselves
-                Ok(Ok(reply)) => {
-                    return (reply.code == Rcode::NOERROR).then(|| reply.ipv4_addresses())?;
-                }
+                Ok(Ok(reply)) if reply.truncated => return self.ask_for_all(place, query).await,
+                Ok(Ok(reply)) => return said(&reply),
                 Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Over TCP, where the engine listens on another port. It cuts there too, and need not say so.
+    async fn ask_for_all(&self, place: &Place, query: &Query) -> Option<Vec<Ipv4Addr>> {
+        let dialer = Dialer::new(Dial::Sandbox, &self.door, place);
+        for port in tcp_ports_in(place).await {
+            match tcp(&dialer, (SANDBOX_ADDRESS, port).into(), query, None).await {
+                Ok(reply) if reply.authoritative() => {}
+                Ok(reply) if reply.truncated || reply.octets.len() > SURELY_WHOLE => return None,
+                Ok(reply) => return said(&reply),
+                Err(_) => {}
             }
         }
         None
     }
 }
 
+fn said(reply: &Reply) -> Option<Vec<Ipv4Addr>> {
+    (reply.code == Rcode::NOERROR).then(|| reply.ipv4_addresses())?
+}
+
+/// The engine leaves out what does not fit into 65,534 octets; one record has 400 at most.
+const SURELY_WHOLE: usize = 65_000;
 /// What the engine knows it says within a millisecond or two.
 const WAIT: Duration = Duration::from_millis(450);

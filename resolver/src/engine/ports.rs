@@ -1,10 +1,11 @@
-//! Finds the engine's own resolver in a sandbox: a UDP port on 127.0.0.11 that is not ours.
+//! Finds the engine's own resolver in a namespace: ports on 127.0.0.11 that are not ours.
 //!
 //! Always true here: however many ask at once, one look is taken, because each reads all sockets
 //! of the namespace.
 
 use std::time::Duration;
 
+use kernel::listeners::listeners;
 use kernel::netns::{Netns, NetnsError};
 use kernel::socket::{SocketError, udp_ports_bound_to};
 use tokio::sync::Mutex;
@@ -51,16 +52,35 @@ impl Ports {
 /// The UDP ports of 127.0.0.11 that are taken in a namespace, `own` left out; none where that
 /// cannot be told.
 pub(super) async fn ports_in(place: &Place, own: Option<u16>) -> Vec<u16> {
-    let Place { netns, cookie } = place.clone();
-    let looking = spawn_blocking(move || {
-        let netns = Netns::open_checked(&netns, cookie)?;
-        let mut ports = udp_ports_bound_to(&netns, SANDBOX_ADDRESS)?;
+    look(place, move |netns| {
+        let mut ports = udp_ports_bound_to(netns, SANDBOX_ADDRESS)?;
         ports.retain(|it| Some(*it) != own);
-        ports.truncate(MAX_PORTS);
-        Ok::<_, LookError>(ports)
-    });
+        Ok(ports)
+    })
+    .await
+}
+
+/// The TCP ports on which somebody listens there; none where that cannot be told.
+pub(super) async fn tcp_ports_in(place: &Place) -> Vec<u16> {
+    look(place, |netns| {
+        let all = listeners(netns)?.into_iter();
+        let there = all.filter(|it| it.protocol == TCP && it.address == SANDBOX_ADDRESS);
+        Ok(there.map(|it| it.port).collect())
+    })
+    .await
+}
+
+async fn look(
+    place: &Place,
+    find: impl FnOnce(&Netns) -> Result<Vec<u16>, LookError> + Send + 'static,
+) -> Vec<u16> {
+    let Place { netns, cookie } = place.clone();
+    let looking = spawn_blocking(move || find(&Netns::open_checked(&netns, cookie)?));
     match looking.await {
-        Ok(Ok(ports)) => ports,
+        Ok(Ok(mut ports)) => {
+            ports.truncate(MAX_PORTS);
+            ports
+        }
         Ok(Err(error)) => {
             tracing::debug!(%error, "cannot look for the engine's resolver");
             Vec::new()
@@ -82,5 +102,7 @@ enum LookError {
 
 /// Where there was no engine a moment ago, there is none yet.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The number of the protocol (IANA).
+const TCP: u8 = 6;
 /// A container may bind ports of 127.0.0.11 too; so many are tried, it harms only itself.
 const MAX_PORTS: usize = 4;

@@ -39,7 +39,7 @@ use crate::source::docker::follow::signs::Signs;
 use crate::source::docker::gossip::absent::Absent;
 use crate::source::docker::host::Host;
 use crate::source::docker::read::Client;
-use crate::source::docker::view::View;
+use crate::source::docker::view::{Teller, View};
 
 /// How long a burst of changes is gathered before it is published.
 const GATHER: Duration = Duration::from_millis(2);
@@ -60,6 +60,8 @@ const DRAINING_PAUSE: Duration = Duration::from_millis(500);
 /// For how long after a sign a network's services are asked about before others, and one whose
 /// gossip changed before those.
 const HOT: Duration = Duration::from_secs(60);
+/// How often it is looked whether everything is there, or was waited for long enough.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long who writes the host's files is left alone: many empty a file before they write it.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How long a container that was told to end, and does not, counts as ending.
@@ -90,7 +92,7 @@ pub(crate) struct Follower<'a, H> {
     chases: BTreeMap<NetworkId, (Chase, Instant)>,
     farewells: BTreeMap<String, Instant>,
     /// Services that gossip forgot.
-    absent: Absent,
+    absent: &'a mut Absent,
     swarm_read: Option<Instant>,
     swarm_pause: Duration,
     swarm_signed: Option<Instant>,
@@ -116,11 +118,12 @@ pub(crate) async fn follow<H: Host>(
     host: Arc<H>,
     config: &Config,
     publisher: &Publisher,
+    absent: &mut Absent,
     stop: &CancellationToken,
 ) -> Result<(), EngineError> {
     let (engine, since) = client.info().await?;
     let mut events = pin!(client.events(since.as_deref()));
-    let mut follower = Follower::new(client, host, config, publisher);
+    let mut follower = Follower::new(client, host, config, publisher, absent);
     follower.view.engine = engine;
     let mut signs = follower.signs.take_receiver();
     loop {
@@ -148,12 +151,16 @@ pub(crate) async fn follow<H: Host>(
 }
 
 impl<'a, H: Host> Follower<'a, H> {
-    fn new(client: Client, host: Arc<H>, config: &Config, publisher: &'a Publisher) -> Self {
+    fn new(
+        client: Client,
+        host: Arc<H>,
+        config: &Config,
+        publisher: &'a Publisher,
+        absent: &'a mut Absent,
+    ) -> Self {
         let now = Instant::now();
         let mut agenda = Agenda::default();
-        for job in
-            [Job::Info, Job::Host, Job::Networks, Job::Containers, Job::Folder, Job::Draining]
-        {
+        for job in [Job::Info, Job::Host, Job::Networks, Job::Containers, Job::Folder] {
             agenda.want(job, now.into_std());
         }
         Self {
@@ -173,7 +180,7 @@ impl<'a, H: Host> Follower<'a, H> {
             trouble: BTreeMap::new(),
             chases: BTreeMap::new(),
             farewells: BTreeMap::new(),
-            absent: Absent::default(),
+            absent,
             swarm_read: None,
             swarm_pause: SWARM_PAUSES.0,
             swarm_signed: None,
@@ -274,7 +281,11 @@ impl<'a, H: Host> Follower<'a, H> {
 
     fn publish_if_due(&mut self, now: Instant) {
         let due = self.publishing.due.is_some_and(|it| it.max(self.publishing.not_before) <= now);
-        if !due || !self.is_ready() {
+        if !due {
+            return;
+        }
+        if !self.is_ready() {
+            self.publishing.due = Some(now + LOOK_AGAIN); // an answer makes it due at once
             return;
         }
         self.publishing.due = None;
@@ -309,13 +320,21 @@ impl<'a, H: Host> Follower<'a, H> {
         let answered = |it: &Job| self.answered.contains(it) || forgone(it);
         let ready = || self.required().iter().all(answered);
         if !self.publishing.was_ready && ready() {
-            self.publishing.was_ready = true;
+            self.publishing.was_ready = self.knows_who_drains();
         } else if let (false, Some(trouble)) =
             (self.publishing.was_ready, self.trouble.values().next())
         {
             self.publisher.mark_stale(trouble);
         }
         self.publishing.was_ready
+    }
+
+    /// Whether it is known who drains, where that has to be asked. Needs all the rest to ask.
+    fn knows_who_drains(&mut self) -> bool {
+        if self.agenda.jobs().all(|it| *it != Job::Draining) {
+            self.want(Job::Draining, Instant::now());
+        }
+        !matches!(self.view.teller(), Teller::Gossip) || self.answered.contains(&Job::Draining)
     }
 
     /// What a whole world needs.

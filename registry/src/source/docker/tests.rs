@@ -389,6 +389,61 @@ async fn a_task_that_the_engines_own_names_leave_out_drains() {
 }
 
 #[tokio::test]
+async fn the_first_world_knows_who_drains() {
+    let engine = Engine::start("28.5-worker", "draining-first");
+    let machine = Machine::default();
+    let left = [[10, 0, 1, 3], [10, 0, 1, 4], [10, 0, 1, 5]].map(Ipv4Addr::from).to_vec();
+    machine.with(|it| it.tasks.insert("tasks.shop_web.front".to_owned(), left));
+    let world = Running::with(&engine, machine).whole().await;
+    assert_eq!(world.generation(), 1);
+    assert_eq!(state(&world, "shop_web.4."), Some(ServingState::Draining));
+}
+
+#[tokio::test]
+async fn what_a_worker_heard_of_who_drains_does_not_hold_when_it_is_made_a_manager() {
+    let engine = Engine::start("28.5-worker", "promoted");
+    let machine = Machine::default();
+    let left = [[10, 0, 1, 4], [10, 0, 1, 5], [10, 0, 1, 6]].map(Ipv4Addr::from).to_vec();
+    machine.with(|it| it.tasks.insert("tasks.shop_web.front".to_owned(), left));
+    let mut running = Running::with(&engine, machine);
+    let world = running.whole().await;
+    assert_eq!(state(&world, "shop_web.1."), Some(ServingState::Draining), "of this node");
+    for path in ["/services", "/tasks", "/nodes"] {
+        engine.answer(path, json!([]));
+    }
+    let mut info = engine.answered("/info");
+    info["Swarm"]["ControlAvailable"] = json!(true);
+    engine.answer("/info", info);
+    engine.event("daemon", "reload", "", &json!({}));
+    let serves = |it: &Snapshot| state(it, "shop_web.1.") == Some(ServingState::Serving);
+    running.until("the managers are believed", serves).await;
+}
+
+#[tokio::test]
+async fn a_service_scaled_to_nothing_is_remembered_by_whoever_connects_to_the_engine_again() {
+    let mut engine = Engine::start("28.5-worker", "absent");
+    let mut running = Running::on(&engine);
+    let world = running.whole().await;
+    for network in ["front", "back"] {
+        let path = format!("/networks/{}", world.networks_named(network).next().unwrap().id);
+        let mut gossip = engine.answered(&path);
+        gossip["Services"].as_object_mut().unwrap().remove("shop_app");
+        engine.answer(&path, gossip);
+        nudge(&running, &world.networks_named(network).next().unwrap().id);
+    }
+    let idle = |it: &Snapshot| {
+        let app = it.services().find(|it| it.name == "shop_app");
+        app.is_some() && state(it, "shop_app.1.").is_none()
+    };
+    running.until("it has no tasks elsewhere", idle).await;
+    engine.stop().await;
+    running.until("the engine is missed", |it| it.stale().is_some()).await;
+    let _engine = engine.listening();
+    let world = running.whole().await;
+    assert!(idle(&world), "{world:#?}");
+}
+
+#[tokio::test]
 async fn a_container_told_to_stop_drains_before_it_dies() {
     let engine = Engine::start("28.5-worker", "farewell");
     let mut running = Running::on(&engine);

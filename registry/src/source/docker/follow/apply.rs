@@ -129,10 +129,7 @@ impl<H: Host> Follower<'_, H> {
             Answer::Folder(folder) => self.apply_folder(folder, now),
             Answer::Gossip(network, gossip) => self.apply_gossip(&network, gossip, now),
             Answer::Swarm(swarm) => self.apply_swarm(swarm, begun, now),
-            Answer::Draining(answers) => {
-                self.apply_draining(&answers, now);
-                return;
-            }
+            Answer::Draining(answers) => self.apply_draining(&answers, now),
         }
         self.has_answered(job, now);
     }
@@ -209,7 +206,9 @@ impl<H: Host> Follower<'_, H> {
                 }
             }
             self.want(Job::Networks, now);
-            self.want(Job::Draining, now);
+            if self.publishing.was_ready {
+                self.want(Job::Draining, now);
+            }
         }
         self.align(now);
         self.has_answered(Job::Info, now);
@@ -310,10 +309,12 @@ impl<H: Host> Follower<'_, H> {
         // Of a network that is gone nothing is remembered, nor of the ports that were published.
         let has_names = self.view.networks.get(network).is_some_and(|it| !it.ingress);
         let remembers = answer.is_some() && has_names;
-        let last = remembers.then(|| self.view.gossip.get(network)).flatten();
         let (mut gossip, unreadable) = answer.unwrap_or_default();
-        if let Some(last) = last {
+        if remembers {
+            let last = self.view.gossip.get(network);
             self.absent.add_to(&mut gossip, network, last, now.into_std());
+        } else {
+            self.absent.forget(network);
         }
         let differs = self.view.gossip.get(network) != Some(&gossip);
         if let Some(last) = self.view.gossip.get(network) {
@@ -390,6 +391,13 @@ impl<H: Host> Follower<'_, H> {
     fn apply_draining(&mut self, answers: &[(draining::Question, Vec<Ipv4Addr>)], now: Instant) {
         let is_told = matches!(self.view.teller(), Teller::Gossip);
         self.want(Job::Draining, now + if is_told { DRAINING_PAUSE } else { self.poll });
+        if !is_told {
+            // The managers tell who drains, and nobody would take back what was heard before.
+            if !self.view.draining.is_empty() {
+                self.update(now, |view| view.draining.clear());
+            }
+            return;
+        }
         for (question, answer) in answers {
             let verdict = draining::judge(&self.view, question, answer);
             if verdict.is_news {
@@ -429,6 +437,7 @@ impl<H: Host> Follower<'_, H> {
             self.trouble.remove(&job);
             self.answered.remove(&job);
             self.chases.remove(network);
+            self.absent.forget(network);
             self.update(now, |view| drop(view.gossip.remove(network)));
         }
         let overlay = |it: &NetworkId| Some((it.clone(), self.view.folder.overlay(it)?));

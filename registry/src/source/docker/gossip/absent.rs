@@ -22,42 +22,53 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(600);
 /// As many are remembered; a worker sees the services of its own networks only.
 const MOST: usize = 1000;
 
-/// Since when which services are absent.
+/// The services that are absent.
 #[derive(Debug, Default)]
 pub(crate) struct Absent {
-    since: BTreeMap<(NetworkId, String), Instant>,
+    gone: BTreeMap<(NetworkId, String), Gone>,
+}
+
+#[derive(Debug)]
+struct Gone {
+    since: Instant,
+    /// What gossip told of it, without its tasks.
+    service: GossipService,
 }
 
 impl Absent {
-    /// Adds to what gossip says of `network` now the services that it told of in `last`, without
-    /// their tasks.
+    /// Adds to what gossip says of `network` now the services that it told of in `last`, or before
+    /// that, without their tasks. `last` is `None` where nothing was read yet since the engine was
+    /// connected to.
     pub(crate) fn add_to(
         &mut self,
         gossip: &mut Gossip,
         network: &NetworkId,
-        last: &Gossip,
+        last: Option<&Gossip>,
         now: Instant,
     ) {
-        self.since.retain(|(it, name), since| {
-            let is_back = it == network && gossip.services.contains_key(name);
-            !is_back && now.saturating_duration_since(*since) < REMEMBERED
-        });
-        for (name, service) in &last.services {
-            let key = (network.clone(), name.clone());
-            let is_known = self.since.contains_key(&key);
-            // Without tasks and not remembered: its time is over.
-            let is_over = service.tasks.is_empty() && !is_known;
+        for (name, service) in last.into_iter().flat_map(|it| &it.services) {
+            // One without tasks is remembered already, or its time is over.
             let is_listed = gossip.services.contains_key(name);
-            let has_room = is_known || self.since.len() < MOST;
-            if is_listed || is_over || !has_room || is_replaced(service, gossip) {
-                continue;
+            if !is_listed && !service.tasks.is_empty() && self.gone.len() < MOST {
+                let service = GossipService { tasks: Vec::new(), ..service.clone() };
+                let key = (network.clone(), name.clone());
+                self.gone.entry(key).or_insert(Gone { since: now, service });
             }
-            self.since.entry(key).or_insert(now);
-            let GossipService { vip, ports, tasks: _ } = service.clone();
-            gossip.services.insert(name.clone(), GossipService { vip, ports, tasks: Vec::new() });
         }
-        // Only what was added is absent.
-        self.since.retain(|(it, name), _| it != network || gossip.services.contains_key(name));
+        self.gone.retain(|(it, name), gone| {
+            let is_back = it == network && gossip.services.contains_key(name);
+            let is_over = now.saturating_duration_since(gone.since) >= REMEMBERED;
+            let is_another_s = it == network && is_replaced(&gone.service, gossip);
+            !is_back && !is_over && !is_another_s
+        });
+        for ((_, name), gone) in self.gone.iter().filter(|((it, _), _)| it == network) {
+            gossip.services.insert(name.clone(), gone.service.clone());
+        }
+    }
+
+    /// This node is not on the network any more: what happens there it does not hear.
+    pub(crate) fn forget(&mut self, network: &NetworkId) {
+        self.gone.retain(|(it, _), _| it != network);
     }
 }
 
@@ -95,11 +106,16 @@ mod tests {
         let (mut absent, mut last, mut all) = (Absent::default(), Gossip::default(), vec![]);
         for (minute, reading) in (0..).zip(readings) {
             let mut now = reading.clone();
-            absent.add_to(&mut now, &network, &last, begin + Duration::from_secs(60 * minute));
+            absent.add_to(
+                &mut now,
+                &network,
+                Some(&last),
+                begin + Duration::from_secs(60 * minute),
+            );
             all.push(now.clone());
             last = now;
         }
-        assert!(absent.since.len() <= MOST);
+        assert!(absent.gone.len() <= MOST);
         all
     }
 

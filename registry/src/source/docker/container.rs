@@ -89,6 +89,8 @@ pub(crate) enum Health {
     Unhealthy,
 }
 
+/// The label with which Swarm names the service.
+pub(crate) const SWARM_SERVICE: &str = "com.docker.swarm.service.name";
 /// How many names of old a container keeps: nobody renames one more often while others link to it.
 const FORMER_NAMES: usize = 8;
 
@@ -150,9 +152,14 @@ impl Container {
         self.labels.get(key).map(String::as_str).filter(|it| !it.is_empty())
     }
 
-    /// Its Swarm task, when Swarm made it.
+    /// Its Swarm task, when its labels and its name say that Swarm made it. Labels alone may be its
+    /// image's; nobody but who makes a container names it, and Swarm does so after the service,
+    /// the slot or node, and the task.
     pub(crate) fn swarm_task(&self) -> Option<&str> {
-        self.label("com.docker.swarm.task.id")
+        let (service, task) = (self.label(SWARM_SERVICE)?, self.label("com.docker.swarm.task.id")?);
+        let rest = self.name.strip_prefix(service)?.strip_prefix('.')?;
+        let place = rest.strip_suffix(task)?.strip_suffix('.')?;
+        (!place.is_empty() && !place.contains('.')).then_some(task)
     }
 
     /// Whether it is there for others: it has a process, or was given its namespace and networks

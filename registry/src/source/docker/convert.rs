@@ -6,7 +6,8 @@
 //!   Swarm id;
 //! - *local first*: of a task on this node the engine's own container is believed, then `/tasks`,
 //!   then gossip;
-//! - *wanted*: a task that Swarm wants gone never serves, whatever else is said of it.
+//! - *wanted*: a task that Swarm wants gone never serves, whatever else is said of it;
+//! - *made by Swarm*: what an image's labels say makes no container a task of a Swarm service.
 
 pub(crate) use compose::belongs;
 
@@ -23,7 +24,7 @@ use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
 use crate::model::{Completeness, Endpoint, Network, Node, Reach, Scope, ServingState, Task};
 use crate::note::Notes;
 use crate::snapshot::Draft;
-use crate::source::docker::container::{Attached, Container, Health};
+use crate::source::docker::container::{Attached, Container, Health, SWARM_SERVICE};
 use crate::source::docker::engine::EngineNetwork;
 use crate::source::docker::sandbox;
 use crate::source::docker::view::{Teller, View};
@@ -61,7 +62,7 @@ pub(crate) fn draft(view: &View) -> Draft {
         networks: view.networks.values().map(|it| network(view, it)).collect(),
         services,
         tasks: tasks.into_values().collect(),
-        sandboxes: sandbox::sandboxes(view, task_id),
+        sandboxes: sandbox::sandboxes(view, |it| task_id(view, it)),
         nodes,
         this_node: view.engine.node.clone(),
         notes,
@@ -102,8 +103,8 @@ fn network(view: &View, network: &EngineNetwork) -> Network {
 }
 
 /// Which task a container is: Swarm's, or itself.
-fn task_id(container: &Container) -> TaskId {
-    TaskId::from(container.swarm_task().unwrap_or(&container.id))
+fn task_id(view: &View, container: &Container) -> TaskId {
+    TaskId::from(view.swarm_task(container).unwrap_or(&container.id))
 }
 
 /// The service that a container works for.
@@ -112,14 +113,12 @@ fn service_of(
     container: &Container,
     groups: &compose::Groups<'_>,
 ) -> Option<ServiceId> {
-    if container.swarm_task().is_none() {
+    if view.swarm_task(container).is_none() {
         return groups.of(container).map(|it| it.id.clone());
     }
     match view.teller() {
         Teller::Managers(_) => container.label("com.docker.swarm.service.id").map(ServiceId::from),
-        Teller::Gossip | Teller::Nobody => {
-            container.label("com.docker.swarm.service.name").map(gossiped::service_id)
-        }
+        Teller::Gossip | Teller::Nobody => container.label(SWARM_SERVICE).map(gossiped::service_id),
     }
 }
 
@@ -141,7 +140,7 @@ fn local_task(
         Some((network.id.clone(), Endpoint { addresses: it.addresses.clone(), names }))
     });
     Task {
-        id: task_id(container),
+        id: task_id(view, container),
         name: container.name.clone(),
         service,
         node: view.engine.node.clone(),
@@ -160,7 +159,7 @@ fn local_state(
     serves: bool,
     checked: bool,
 ) -> (ServingState, String) {
-    let of_swarm = container.swarm_task().is_some();
+    let of_swarm = view.swarm_task(container).is_some();
     let given_up = |it: &Attached| view.draining.contains(&it.endpoint);
     let (state, reason) = if serves && view.farewell.contains(&container.id) {
         (ServingState::Draining, "told to stop")

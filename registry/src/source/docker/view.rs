@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::id::NetworkId;
-use crate::source::docker::container::Container;
+use crate::source::docker::container::{self, Attached, Container};
 use crate::source::docker::engine::{Engine, EngineNetwork, Role};
 use crate::source::docker::folder::Folder;
 use crate::source::docker::gossip::Gossip;
@@ -108,6 +108,24 @@ impl View {
         let tasks = self.containers.values().filter(on).filter_map(|it| it.netns.clone());
         let told = matches!(self.teller(), Teller::Managers(_));
         Some((self.folder.overlay(network), if told { Vec::new() } else { tasks.collect() }))
+    }
+
+    /// The Swarm task that a container is. Gossip tells of plain containers too: what it lists as
+    /// one is no task, whatever it is called.
+    pub(crate) fn swarm_task<'a>(&self, container: &'a Container) -> Option<&'a str> {
+        let task = container.swarm_task()?;
+        let is_plain = |it: &Attached| {
+            let gossip = self.gossip.get(&it.network_id());
+            gossip.is_some_and(|gossip| gossip.plain.iter().any(|one| one.endpoint == it.endpoint))
+        };
+        let mut placed = container.attachments.iter().filter(|it| !it.endpoint.is_empty());
+        (!placed.any(is_plain)).then_some(task)
+    }
+
+    /// The containers of this node that are tasks of the Swarm service of that name.
+    pub(crate) fn containers_of(&self, service: &str) -> impl Iterator<Item = &Container> {
+        let says_so = move |it: &&Container| it.label(container::SWARM_SERVICE) == Some(service);
+        self.containers.values().filter(says_so).filter(|it| self.swarm_task(it).is_some())
     }
 
     /// The container that is known by this id, name or short id, or was by this name.

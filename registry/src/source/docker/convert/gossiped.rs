@@ -71,11 +71,7 @@ fn ports(gossip: &Gossip, service: &GossipService) -> Vec<PublishedPort> {
 
 /// A service's stack, where one of its tasks runs here and says so.
 fn stack(view: &View, service: &str) -> Option<String> {
-    let mut tasks = view
-        .containers
-        .values()
-        .filter(|it| it.label("com.docker.swarm.service.name") == Some(service));
-    tasks.find_map(|it| it.label(STACK)).map(str::to_owned)
+    view.containers_of(service).find_map(|it| it.label(STACK)).map(str::to_owned)
 }
 
 /// The nodes that gossip and the engine name: this one, the managers, and by address those that

@@ -13,11 +13,7 @@ use crate::source::docker::view::View;
 /// What the containers here tell for the service of that name. The newest one says what the user
 /// wants now.
 pub(super) fn by_containers(view: &View, service: &str) -> Labels {
-    let of_it = view
-        .containers
-        .values()
-        .filter(|it| it.label("com.docker.swarm.service.name") == Some(service));
-    let newest = of_it.max_by_key(|it| (it.created, &it.id));
+    let newest = view.containers_of(service).max_by_key(|it| (it.created, &it.id));
     let labels = newest.into_iter().flat_map(|it| &it.labels);
     labels
         .filter(|(key, _)| is_for_every_node(key))

@@ -304,6 +304,43 @@ fn on_workers_containers_tell_what_is_asked_of_every_node() {
     assert_eq!(own_labels(&view), [label("portolan.health.tcp", "80")]);
 }
 
+/// Labels by which a plain container pretends to be a task of `shop_web`, and the newest one.
+fn pretend(container: &mut Container, task: &str) {
+    container.created = u64::MAX;
+    container.labels.extend([
+        label("com.docker.swarm.service.name", "shop_web"),
+        label("com.docker.swarm.task.id", task),
+        label("com.docker.swarm.task.name", &format!("shop_web.9.{task}")),
+        label("portolan.health.tcp", "1"),
+    ]);
+}
+
+#[test]
+fn an_image_whose_labels_are_a_swarm_tasks_makes_no_task() {
+    for worker in ["20.10-worker", "26.1-worker", "28.5-worker"] {
+        let mut view = recorded(worker);
+        let plain = container(&mut view, "plain2");
+        let id = plain.id.clone();
+        pretend(plain, "x");
+        assert_eq!(own_labels(&view), []);
+        let task = draft(&view).tasks.into_iter().find(|it| it.name == "plain2").unwrap();
+        assert_eq!((task.id.as_str(), task.service), (id.as_str(), None), "{worker}");
+    }
+}
+
+#[test]
+fn what_gossip_lists_as_plain_is_no_swarm_task_whatever_it_is_called() {
+    for worker in ["20.10-worker", "26.1-worker", "28.5-worker"] {
+        let mut view = recorded(worker);
+        let plain = container(&mut view, "plain2");
+        pretend(plain, "x");
+        plain.name = "shop_web.9.x".to_owned();
+        assert_eq!(own_labels(&view), []);
+        let task = draft(&view).tasks.into_iter().find(|it| it.name == "shop_web.9.x").unwrap();
+        assert_eq!(task.service, None, "{worker}");
+    }
+}
+
 #[test]
 fn on_managers_labels_of_the_service_come_first_and_those_that_workers_miss_are_told() {
     let mut view = recorded("28.5-manager");

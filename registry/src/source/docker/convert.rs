@@ -151,8 +151,8 @@ fn local_task(
     }
 }
 
-/// A container's state as its own engine sees it. `checked`: whether its health check decides, as
-/// it does in a Swarm.
+/// A container's state as its own engine sees it. `checked`: whether it serves only when its process
+/// exists and its health check says so, as in a Swarm.
 fn local_state(
     view: &View,
     container: &Container,
@@ -165,7 +165,7 @@ fn local_state(
         (ServingState::Draining, "told to stop")
     } else if of_swarm && container.attachments.iter().any(given_up) {
         (ServingState::Draining, DRAINING)
-    } else if of_swarm && !container.running {
+    } else if !container.running && (of_swarm || checked) {
         (ServingState::Starting, "being created")
     } else if of_swarm {
         match container.health {
@@ -174,7 +174,7 @@ fn local_state(
             Health::Starting => (ServingState::Starting, "waiting for its first health check"),
             Health::Unhealthy => (ServingState::Draining, "unhealthy: Swarm replaces it"),
         }
-    } else if container.running && checked {
+    } else if checked {
         // Nobody replaces it, and it may come back: connections that it has are not drained.
         match container.health {
             Health::None => (ServingState::Serving, "running"),

@@ -254,6 +254,21 @@ fn health_decides_for_containers_of_a_service_that_has_a_vip() {
 }
 
 #[test]
+fn nobody_is_sent_through_a_vip_to_a_container_that_has_no_process_yet() {
+    let mut view = recorded("28.5-worker");
+    let born = container(&mut view, "proj-web-1");
+    born.running = false; // it has its namespace and its addresses
+    assert_eq!(state(&view, "proj-web-1").unwrap(), "serving (connected, about to start)");
+    for container in view.containers.values_mut().filter(|it| it.name.starts_with("proj-web-")) {
+        container.labels.insert("portolan.mode".to_owned(), "vip".to_owned());
+    }
+    for health in [Health::None, Health::Starting] {
+        container(&mut view, "proj-web-1").health = health;
+        assert_eq!(state(&view, "proj-web-1").unwrap(), "starting (being created)");
+    }
+}
+
+#[test]
 fn a_container_told_to_stop_drains_if_it_works_for_a_service() {
     let mut view = recorded("28.5-worker");
     let ids = ["proj-web-1", "linked"].map(|it| container(&mut view, it).id.clone());

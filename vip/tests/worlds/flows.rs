@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use kernel::conntrack::{self, Flow};
-use kernel::socket;
+use kernel::nft::{ChainKind, Expr, Family, Hook, HookPoint, Table};
+use kernel::route::{self, Route};
+use kernel::{link, socket};
 use registry::Consumer;
 
 use crate::support::{Host, Load, Manager, PORT, Text, World, ask, echo, wait_until};
@@ -319,6 +321,55 @@ async fn a_live_connection_is_not_cut_for_an_ended_one_from_the_same_port() {
     let (done, failed) = load.end();
     assert!(failed.is_empty(), "{} of {done}: {:?}", failed.len(), failed[0]);
     assert!(done > 500, "only {done} connections");
+}
+
+/// A container that runs containers of its own: their connections were answered by whoever owned
+/// the address before, and are masqueraded, which is a translation, and not ours.
+#[tokio::test]
+async fn a_connection_that_is_masqueraded_by_the_container_itself_goes_on() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 1, 11);
+    let owner = world.host("owner", 2);
+    let client = world.host("client", 100);
+    let inner = link::name_netns(&world.path("inner")).unwrap();
+    link::add_veth(&client.netns, "in0", "eth0", &inner).unwrap();
+    for (netns, name, address) in
+        [(&client.netns, "in0", "172.30.0.1/24"), (&inner, "eth0", "172.30.0.2/24")]
+    {
+        link::add_address(netns, name, address.parse().unwrap()).unwrap();
+        link::set_up(netns, name).unwrap();
+    }
+    let default = Route {
+        destination: "0.0.0.0/0".parse().unwrap(),
+        device: "eth0".to_owned(),
+        source: None,
+        gateway: Some("172.30.0.1".parse().unwrap()),
+        protocol: 4,
+    };
+    route::add_route(&inner, &default).unwrap();
+    let forward = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+    client.netns.run(forward).unwrap().unwrap();
+    let table = Table { family: Family::Ip, name: "inside" };
+    let hook = Hook { kind: ChainKind::Nat, point: HookPoint::Postrouting, priority: 100 };
+    client.nft(|batch| {
+        batch.add_table(table, false);
+        batch.add_chain(table, "postrouting", Some(hook));
+        batch.add_rule(table, "postrouting", &[Expr::Masquerade], b"");
+    });
+    let listener = listener(&owner);
+    let connect = || TcpStream::connect((WEB, LISTENED));
+    let mut near = inner.run(connect).unwrap().unwrap();
+    let (mut far, _) = listener.accept().unwrap();
+    let mut manager = world.manager();
+    manager.make(&web(WEB, &["serving"], &client, &world.path("client"))).await;
+    // Soon again means that flows are being looked at.
+    wait_until(|| manager.vip.upkeep().unwrap(), |it| *it > Duration::from_secs(2)).await;
+    // From the other side: what comes from inside would be masqueraded anew.
+    far.write_all(b".").unwrap();
+    near.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(near.read(&mut [0]).unwrap(), 1, "it goes on");
+    drop(inner);
+    link::unname_netns(&world.path("inner")).unwrap();
 }
 
 /// Steps through all states of three tasks; what lives is never cut, what is gone always is.

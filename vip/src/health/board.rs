@@ -127,7 +127,7 @@ impl Board {
         let what = || format!("{} check of {address}", check.probe.name());
         let changed = entry.standing.record(finding, check, what, now);
         let interval = match entry.standing.state() {
-            State::Unproven => check.interval.min(EAGER),
+            State::Unproven | State::Never(_) => check.interval.min(EAGER),
             State::Up | State::Down(_) => check.interval,
         };
         let early = self.part_of(interval / 10);
@@ -160,8 +160,10 @@ impl Board {
         let verdict = |entry: &Entry| match entry.standing.state() {
             State::Up => Verdict::Up,
             State::Unproven => Verdict::Unproven,
-            State::Down(_) if distrusted.contains(&entry.target.service) => Verdict::Up,
-            State::Down(reason) => Verdict::Down(reason.clone()),
+            State::Never(_) | State::Down(_) if distrusted.contains(&entry.target.service) => {
+                Verdict::Up
+            }
+            State::Never(reason) | State::Down(reason) => Verdict::Down(reason.clone()),
         };
         let verdicts = self.tasks.iter().map(|(id, entry)| (id.clone(), verdict(entry)));
         (verdicts.collect(), distrusted)
@@ -174,11 +176,11 @@ impl Board {
         for entry in self.tasks.values().filter(|it| it.target.service == *service) {
             count.add(entry);
             name = Some(&entry.target.service_name);
-            if let State::Down(reason) = entry.standing.state() {
+            if let State::Never(reason) | State::Down(reason) = entry.standing.state() {
                 example = example.or(Some(reason));
             }
         }
-        let Count { failed, probed } = count;
+        let (failed, probed) = count.failing();
         let text = format!(
             "{failed} of {probed} tasks fail their check, too many to be believed, so all are kept; \
              e.g. {}",
@@ -210,11 +212,13 @@ impl Board {
     }
 }
 
-/// Of one service. A task that waits for its first success counts for neither.
+/// Of one service. Tasks that never passed say nothing about the check while others do: a service
+/// that grows, or a version that does not start, is no reason to doubt it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     failed: usize,
     probed: usize,
+    never: usize,
 }
 
 impl Count {
@@ -225,13 +229,20 @@ impl Count {
                 self.probed += 1;
                 self.failed += 1;
             }
+            State::Never(_) => self.never += 1,
             State::Unproven => {}
         }
     }
 
+    /// How many fail, and of how many.
+    fn failing(self) -> (usize, usize) {
+        if self.probed == 0 { (self.never, self.never) } else { (self.failed, self.probed) }
+    }
+
     /// More than half.
     fn too_many(self) -> bool {
-        self.failed * 2 > self.probed
+        let (failed, probed) = self.failing();
+        failed * 2 > probed
     }
 }
 

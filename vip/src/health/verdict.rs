@@ -3,6 +3,7 @@
 //! Invariants
 //! - *slow both ways*: it takes `fall` failures in a row to take a task out, and `rise` successes
 //!   to bring it back;
+//! - *a start is no illness*: what brings a task up that never was is one success, however late;
 //! - *damped*: each fall within [`MEMORY`] doubles the successes that are wanted, up to
 //!   [`MOST_DOUBLINGS`] times;
 //! - *blind is not bad*: probes that could not be made never take a task out, and `fall` of them in
@@ -42,6 +43,8 @@ pub(super) enum State {
     Up,
     /// It is new and did not pass yet.
     Unproven,
+    /// It is new, failed as often as takes a task out, and never passed: how.
+    Never(String),
     /// It may not, and why.
     Down(String),
 }
@@ -71,11 +74,13 @@ impl Standing {
     ) -> bool {
         self.blind = if finding == Finding::Unknown { self.blind.saturating_add(1) } else { 0 };
         let next = match (&self.state, finding) {
-            (State::Unproven | State::Down(_), Finding::Unknown) if self.blind >= check.fall => {
+            (State::Unproven | State::Never(_) | State::Down(_), Finding::Unknown)
+                if self.blind >= check.fall =>
+            {
                 State::Up
             }
             (_, Finding::Unknown) => return false,
-            (State::Unproven, Finding::Passed) => State::Up,
+            (State::Unproven | State::Never(_), Finding::Passed) => State::Up,
             (State::Down(_), Finding::Passed) => {
                 self.streak = self.streak.saturating_add(1);
                 if self.streak < self.wanted(check, now) {
@@ -83,7 +88,8 @@ impl Standing {
                 }
                 State::Up
             }
-            (State::Up, Finding::Passed) | (State::Down(_), Finding::Failed(_)) => {
+            (State::Up, Finding::Passed)
+            | (State::Never(_) | State::Down(_), Finding::Failed(_)) => {
                 self.streak = 0;
                 return false;
             }
@@ -101,17 +107,18 @@ impl Standing {
     }
 
     fn fall(&mut self, how: &str, check: &HealthCheck, what: &str, now: Instant) -> State {
-        // A task that never came up does not flap.
-        if self.state == State::Up {
-            self.forget(now);
-            self.falls.push_back(now);
-            if self.falls.len() > REMEMBERED {
-                self.falls.pop_front();
-            }
-        }
         let times =
             if check.fall == 1 { "once".to_owned() } else { format!("{} times", check.fall) };
         let mut reason = format!("{what} failed {times}: {how}");
+        // A task that never came up does not flap.
+        if self.state == State::Unproven {
+            return State::Never(reason);
+        }
+        self.forget(now);
+        self.falls.push_back(now);
+        if self.falls.len() > REMEMBERED {
+            self.falls.pop_front();
+        }
         let falls = self.falls.len();
         if falls > 1 {
             let wanted = self.wanted(check, now);
@@ -170,7 +177,7 @@ mod tests {
         }
 
         /// `p`: passed, `f`: failed, `?`: unknown; ten seconds between them. What is so after each:
-        /// `U`p, `N`ew, `D`own.
+        /// `U`p, `N`ew, ne`V`er, `D`own.
         fn after(&mut self, findings: &str) -> String {
             let mut states = String::new();
             for finding in findings.chars() {
@@ -185,6 +192,7 @@ mod tests {
                 states.push(match self.standing.state() {
                     State::Up => 'U',
                     State::Unproven => 'N',
+                    State::Never(_) => 'V',
                     State::Down(_) => 'D',
                 });
             }
@@ -202,10 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn a_new_task_is_proven_by_one_success_and_falls_like_any_other() {
+    fn a_new_task_is_proven_by_one_success_however_late_and_falls_like_any_other_then() {
         assert_eq!(Rig::new(Standing::unproven(), 2, 3).after("ffp"), "NNU");
         let mut late = Rig::new(Standing::unproven(), 2, 3);
-        assert_eq!(late.after("fffpp"), "NNDDU", "it did not flap");
+        assert_eq!(late.after("ffffffp"), "NNVVVVU");
+        assert_eq!(late.after("fffpp"), "UUDDU", "its start was no fall");
     }
 
     #[test]
@@ -213,6 +222,7 @@ mod tests {
         assert_eq!(Rig::new(Standing::up(), 2, 3).after("ff???????"), "UUUUUUUUU");
         assert_eq!(Rig::new(Standing::up(), 2, 3).after("fff??f???"), "UUDDDDDDU");
         assert_eq!(Rig::new(Standing::unproven(), 2, 3).after("???"), "NNU");
+        assert_eq!(Rig::new(Standing::unproven(), 2, 3).after("fff???"), "NNVVVU");
     }
 
     #[test]
@@ -252,9 +262,9 @@ mod tests {
                 };
                 let blind = findings[..=at].chars().rev().take_while(|it| *it == '?').count();
                 match (before, now) {
-                    ('U' | 'N', 'D') => prop_assert!(last(fall, 'f')),
+                    ('U', 'D') | ('N', 'V') => prop_assert!(last(fall, 'f')),
                     ('D', 'U') => prop_assert!(last(rise, 'p') || blind >= fall as usize),
-                    ('N', 'U') => prop_assert!(last(1, 'p') || blind >= fall as usize),
+                    ('N' | 'V', 'U') => prop_assert!(last(1, 'p') || blind >= fall as usize),
                     (was, is) => prop_assert_eq!(was, is),
                 }
                 before = now;

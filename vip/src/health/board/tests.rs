@@ -102,6 +102,32 @@ fn new_tasks_are_probed_at_once_and_each_second_and_count_for_neither_side() {
 }
 
 #[test]
+fn tasks_that_never_passed_are_held_back_however_many_they_are_while_another_one_serves() {
+    let mut rig = Rig::new(1);
+    let new = ["c", "d", "e", "f"];
+    rig.board.follow(&plan(&["a", "b"], &[], 80), rig.now);
+    rig.board.follow(&plan(&["a", "b", "c", "d", "e", "f"], &new, 80), rig.now);
+    assert_eq!(rig.verdicts(), "UUNNNN");
+    rig.probe(MINUTE, &new);
+    assert_eq!(rig.verdicts(), "UUDDDD");
+    assert!(rig.board.distrust(&"web".into()).is_none());
+    rig.probe(Duration::from_millis(1100), &["f"]);
+    assert_eq!(rig.verdicts(), "UUUUUD", "who starts late is seen within a second");
+}
+
+#[test]
+fn where_nobody_ever_passed_all_are_kept_until_one_does() {
+    let mut rig = Rig::new(1);
+    rig.board.follow(&plan(&["a", "b"], &["a", "b"], 80), rig.now);
+    rig.probe(MINUTE, &["a", "b"]);
+    assert_eq!(rig.verdicts(), "UU");
+    let said = rig.board.distrust(&"web".into()).unwrap().text;
+    assert!(said.starts_with("2 of 2 tasks fail their check, too many to be believed"), "{said}");
+    rig.probe(Duration::from_millis(1100), &["a"]);
+    assert_eq!(rig.verdicts(), "DU");
+}
+
+#[test]
 fn a_task_that_went_and_came_is_another_one_and_a_new_check_of_a_task_is_not() {
     let mut rig = Rig::new(1);
     rig.board.follow(&plan(&["a", "b"], &[], 80), rig.now);

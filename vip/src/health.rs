@@ -6,7 +6,8 @@
 //!   says counts;
 //! - *never the last ones*: where more than half of a service's probed tasks fail, that is more
 //!   likely the check's fault or ours, and all are kept;
-//! - *bounded*: [`AT_ONCE`] probes at a time, each with its time limit.
+//! - *bounded*: [`board::AT_ONCE`] probes at a time, each with its time limit, and no service takes
+//!   all of these places.
 //!
 //! `targets`: who is probed; `verdict`: what probes in a row make of one task; `board`: of all of
 //! them, and when each is due; `probe` and `http`: one probe.
@@ -31,12 +32,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use board::Board;
+use board::{AT_ONCE, Board};
 pub use targets::{Place, Plan, Target};
 use verdict::Finding;
-
-/// Probes under way at a time. Each takes a socket; one that is answered takes under a millisecond.
-const AT_ONCE: usize = 64;
 
 /// Whoever probes.
 #[derive(Debug)]

@@ -5,6 +5,8 @@
 //! - *one at a time*: a task is either due at some moment or being probed;
 //! - *spread*: probes of tasks that were there before begin anywhere within their interval, and
 //!   each comes up to a tenth of it early, so that they do not stay in step;
+//! - *none starves another*: a service has at most half as many probes under way as there are places
+//!   left, so that tasks that never answer keep only their own service waiting;
 //! - *new ones first*: a task that waits for its first success is probed every [`EAGER`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +22,18 @@ use super::verdict::{Finding, Standing, State};
 /// How often a new task is probed until it passes, where its interval is not shorter.
 const EAGER: Duration = Duration::from_secs(1);
 
+/// Probes under way at a time. Each takes a socket; one that is answered takes under a millisecond.
+/// A node that dies with 400 tasks, each checked every ten seconds and given up on after two, needs
+/// 80 of them.
+pub(super) const AT_ONCE: usize = 256;
+
 /// Everybody who is probed.
 #[derive(Debug)]
 pub(super) struct Board {
     tasks: BTreeMap<TaskId, Entry>,
     due: BTreeSet<(Instant, TaskId)>,
+    /// Whose tasks are being probed, by the epoch of the entry: also of tasks that are gone by now.
+    under_way: BTreeMap<u64, ServiceId>,
     /// Of the last entry.
     epoch: u64,
     chance: u64,
@@ -57,7 +66,8 @@ pub(super) struct Distrust {
 
 impl Board {
     pub(super) fn new(seed: u64) -> Self {
-        Self { tasks: BTreeMap::new(), due: BTreeSet::new(), epoch: 0, chance: seed }
+        let (tasks, due, under_way) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { tasks, due, under_way, epoch: 0, chance: seed }
     }
 
     /// Probes those of `plan` from now on, and nobody else; how many came, went or changed.
@@ -95,21 +105,34 @@ impl Board {
         changes
     }
 
-    /// The next probe that is due.
+    /// The next probe that is due and has a place.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
-        let (at, _) = self.due.first()?;
-        if *at > now {
-            return None;
-        }
-        let (_, id) = self.due.pop_first()?;
+        let next = self.next().filter(|(at, _)| *at <= now)?.clone();
+        self.due.remove(&next);
+        let (_, id) = next;
         let entry = self.tasks.get_mut(&id)?;
         entry.due = None;
-        Some(Due { epoch: entry.epoch, target: Arc::clone(&entry.target), id })
+        let target = Arc::clone(&entry.target);
+        self.under_way.insert(entry.epoch, target.service.clone());
+        Some(Due { epoch: entry.epoch, target, id })
     }
 
-    /// When the next probe is due.
+    /// When the next probe is due, of those that have a place now.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.next().map(|(at, _)| *at)
+    }
+
+    /// The first that is due of a service that may have one more probe under way.
+    fn next(&self) -> Option<&(Instant, TaskId)> {
+        let mut taken: BTreeMap<&ServiceId, usize> = BTreeMap::new();
+        for service in self.under_way.values() {
+            *taken.entry(service).or_default() += 1;
+        }
+        let share = AT_ONCE.saturating_sub(self.under_way.len()) / 2;
+        self.due.iter().find(|(_, id)| {
+            let service = self.tasks.get(id).map(|it| &it.target.service);
+            service.and_then(|it| taken.get(it)).is_none_or(|it| *it < share)
+        })
     }
 
     /// Takes in how a probe went; whether that changed what is thought of the task.
@@ -120,6 +143,7 @@ impl Board {
         finding: Finding,
         now: Instant,
     ) -> bool {
+        self.under_way.remove(&epoch);
         let Some(entry) = self.tasks.get_mut(id).filter(|it| it.epoch == epoch) else {
             return false;
         };
@@ -137,6 +161,7 @@ impl Board {
 
     /// After probes were lost without a finding: those under way are made anew.
     pub(super) fn lost(&mut self, now: Instant) {
+        self.under_way.clear();
         let under_way = self.tasks.iter_mut().filter(|(_, it)| it.due.is_none());
         let mut again = Vec::new();
         for (id, entry) in under_way {

@@ -149,6 +149,35 @@ fn a_task_that_went_and_came_is_another_one_and_a_new_check_of_a_task_is_not() {
 }
 
 #[test]
+fn a_service_whose_tasks_never_answer_keeps_no_other_one_waiting() {
+    let mut rig = Rig::new(1);
+    let names: Vec<String> = (0..500).map(|it| format!("hung{it:03}")).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.extend(["other1", "other2"]);
+    let mut plan = plan(&names, &names, 80);
+    for id in ["other1", "other2"] {
+        plan.targets.get_mut(&id.into()).unwrap().service = "other".into();
+    }
+    rig.board.follow(&plan, rig.now);
+    let mut hung = Vec::new();
+    let mut others = Vec::new();
+    while let Some(due) = rig.board.take_due(rig.now) {
+        let its = if due.target.service.as_str() == "web" { &mut hung } else { &mut others };
+        its.push(due);
+    }
+    assert_eq!(others.len(), 2);
+    assert!((80..128).contains(&hung.len()), "{}", hung.len());
+    assert_eq!(rig.board.next_due(), None, "who has no place is not waited for");
+    // A place that becomes free is taken again, also where the task is gone meanwhile.
+    let gone = hung.pop().unwrap();
+    plan.targets.remove(&gone.id);
+    rig.board.follow(&plan, rig.now);
+    assert!(rig.board.take_due(rig.now).is_none());
+    rig.board.record(&gone.id, gone.epoch, Finding::Passed, rig.now);
+    assert_eq!(rig.board.take_due(rig.now).unwrap().target.service.as_str(), "web");
+}
+
+#[test]
 fn probes_that_are_lost_are_made_anew() {
     let mut rig = Rig::new(1);
     rig.board.follow(&plan(&["a", "b"], &["a", "b"], 80), rig.now);

@@ -5,6 +5,7 @@
 //! - *nothing asked, nothing done*: while no task is held back and none ever was, the source's own
 //!   snapshot is passed on, not a copy;
 //! - *only taken away*: a task that the source does not call serving is not made so;
+//! - *never the last ones*: where no task of a service passed its first check, none waits for it;
 //! - *a limit*: no task waits for its first check longer than [`PROOF`].
 //!
 //! Pure: the time is an argument. Who probes is not known here.
@@ -43,7 +44,8 @@ pub enum Verdict {
 }
 
 /// Whether `task` began to serve after `last`, so that it has to pass its check before it gets
-/// connections. Nothing is new in the first world: a restart of portolan takes nobody out.
+/// connections, while another task has. Nothing is new in the first world: a restart of portolan
+/// takes nobody out.
 pub fn is_new(task: &Task, last: Option<&Snapshot>) -> bool {
     last.is_some_and(|it| it.generation() > 0 && !it.task(&task.id).is_some_and(Task::serves))
 }
@@ -151,7 +153,17 @@ impl Judge {
             Verdict::Up | Verdict::Unproven => None,
         });
         let mut held: BTreeMap<_, _> = failed.filter(|(id, _)| serves(id)).collect();
-        for id in self.waiting.keys() {
+        // A worker that gets its first task of a service sees those of all other nodes as new.
+        let service = |id| source.task(id).and_then(|it| it.service.as_ref());
+        let proven: BTreeSet<&ServiceId> = {
+            let asked: BTreeSet<_> = self.waiting.keys().filter_map(service).collect();
+            let is_proven = |it: &Task| {
+                it.serves() && !held.contains_key(&it.id) && !self.waiting.contains_key(&it.id)
+            };
+            asked.into_iter().filter(|it| source.tasks_of(it).any(is_proven)).collect()
+        };
+        let waiting = self.waiting.keys();
+        for id in waiting.filter(|id| service(id).is_some_and(|it| proven.contains(it))) {
             held.entry(id.clone()).or_insert_with(|| UNPROVEN.to_owned());
         }
         held

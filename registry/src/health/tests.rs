@@ -83,6 +83,21 @@ fn a_new_task_waits_for_its_first_success_and_those_of_the_first_world_do_not() 
 }
 
 #[test]
+fn where_no_task_of_a_service_is_proven_none_waits() {
+    let (mut judge, now) = (Judge::default(), moment());
+    judge.judge(&world_of(1, &[], ""), &Verdicts::default(), now);
+    let source = checked(2, &["a", "b"]);
+    let judged = judge.judge(&source, &Verdicts::default(), now);
+    assert!(Arc::ptr_eq(&judged, &source), "{:?}", judge.held());
+    let unproven = verdicts(2, &[("a", Verdict::Unproven), ("b", Verdict::Unproven)]);
+    assert_eq!(serving(&judge.judge(&source, &unproven, now)), ["a", "b"]);
+    let one = verdicts(2, &[("a", Verdict::Up), ("b", Verdict::Unproven)]);
+    assert_eq!(serving(&judge.judge(&source, &one, now)), ["a"]);
+    let fell = verdicts(2, &[("a", down()), ("b", Verdict::Unproven)]);
+    assert_eq!(serving(&judge.judge(&source, &fell, now)), ["b"], "what is left is kept");
+}
+
+#[test]
 fn a_new_task_that_nobody_probes_serves_as_the_engine_says() {
     let (mut judge, now) = (Judge::default(), moment());
     judge.judge(&checked(1, &["a"]), &Verdicts::default(), now);

@@ -85,6 +85,20 @@ pub struct AdminSocket {
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "open, it holds the lock")] File);
 
+impl Lock {
+    /// Takes the lock of whoever has its socket at `socket`, in a folder that exists.
+    pub fn take(socket: &Path) -> Result<Self, AdminError> {
+        let refused = |source| AdminError::Listen { socket: socket.to_owned(), source };
+        let lock = socket.with_extension("lock");
+        let file = File::create(&lock).map_err(refused)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(AdminError::Held { lock }),
+            Err(TryLockError::Error(source)) => Err(refused(source)),
+        }
+    }
+}
+
 impl AdminSocket {
     /// Serves until `stop`.
     pub fn serve(self, live: Live, tasks: &mut JoinSet<()>, stop: CancellationToken) -> Arc<Lock> {
@@ -127,13 +141,7 @@ pub async fn listen(path: &Path) -> Result<AdminSocket, AdminError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(refused)?;
     }
-    let lock = path.with_extension("lock");
-    let file = File::create(&lock).map_err(refused)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(AdminError::Held { lock }),
-        Err(TryLockError::Error(source)) => return Err(refused(source)),
-    }
+    let lock = Lock::take(path)?;
     let make = || -> std::io::Result<UnixListener> {
         // What is left of one that was killed; nobody answered there a moment ago.
         match std::fs::remove_file(path) {
@@ -148,9 +156,7 @@ pub async fn listen(path: &Path) -> Result<AdminSocket, AdminError> {
         Ok(listener)
     };
     match make() {
-        Ok(listener) => {
-            Ok(AdminSocket { listener, path: path.to_owned(), lock: Arc::new(Lock(file)) })
-        }
+        Ok(listener) => Ok(AdminSocket { listener, path: path.to_owned(), lock: Arc::new(lock) }),
         Err(source) => Err(refused(source)),
     }
 }

@@ -386,6 +386,23 @@ async fn a_task_that_the_engines_own_names_leave_out_drains() {
     let draining = |it: &Snapshot| state(it, "shop_web.4.") == Some(ServingState::Draining);
     let world = running.until("the fourth drains", draining).await;
     assert_eq!(state(&world, "shop_web.1."), Some(ServingState::Serving));
+    // It leaves the ingress network last, of which nobody is asked.
+    let is_fourth =
+        |it: &Value| it["Name"].as_str().is_some_and(|it| it.starts_with("shop_web.4."));
+    for name in ["front", "back"] {
+        let network = &world.networks_named(name).next().unwrap().id;
+        let mut gossip = engine.answered(&format!("/networks/{network}"));
+        if let Some(tasks) = gossip["Services"]["shop_web"]["Tasks"].as_array_mut() {
+            tasks.retain(|it| !is_fourth(it));
+        }
+        engine.answer(&format!("/networks/{network}"), gossip);
+        nudge(&running, network);
+    }
+    let front = world.networks_named("front").next().unwrap().id.clone();
+    let fourth = |it: &Snapshot| it.tasks().find(|it| it.name.starts_with("shop_web.4.")).cloned();
+    let left = |it: &Snapshot| fourth(it).is_none_or(|it| !it.networks.contains_key(&front));
+    let world = running.until("it has left its network", left).await;
+    assert_eq!(state(&world, "shop_web.4."), Some(ServingState::Draining), "{:?}", fourth(&world));
 }
 
 #[tokio::test]

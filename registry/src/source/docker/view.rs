@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::id::NetworkId;
 use crate::source::docker::container::{self, Attached, Container};
+use crate::source::docker::draining::{Question, Verdict};
 use crate::source::docker::engine::{Engine, EngineNetwork, Role};
 use crate::source::docker::folder::Folder;
 use crate::source::docker::gossip::Gossip;
@@ -74,6 +75,39 @@ impl View {
                 it.ingress || self.folder.has_overlay(&it.id) || self.has_container_on(&it.id)
             }
         })
+    }
+
+    /// Takes over what was answered of a service's tasks; whether that changes anything. Nobody is
+    /// asked about the ingress network, which a task may leave last: it drains there as well.
+    pub(crate) fn note_draining(&mut self, question: &Question, verdict: &Verdict) -> bool {
+        let service = self.gossip.get(&question.network);
+        let service = service.and_then(|it| it.services.get(&question.service));
+        let told: Vec<(String, bool)> = service
+            .into_iter()
+            .flat_map(|it| &it.tasks)
+            .flat_map(|task| {
+                let drains = verdict.draining.contains(&task.endpoint);
+                let ingress = self.ingress_endpoint(&task.name);
+                ingress.into_iter().chain([task.endpoint.clone()]).map(move |it| (it, drains))
+            })
+            .collect();
+        let mut differs = false;
+        for (endpoint, drains) in told {
+            differs |= if drains {
+                self.draining.insert(endpoint)
+            } else {
+                self.draining.remove(&endpoint)
+            };
+        }
+        differs
+    }
+
+    /// A task's endpoint on the ingress network, where gossip lists one.
+    fn ingress_endpoint(&self, task: &str) -> Option<String> {
+        let ingress = self.networks.values().filter(|it| it.ingress);
+        let gossip = ingress.filter_map(|it| self.gossip.get(&it.id));
+        let mut tasks = gossip.flat_map(|it| it.services.values()).flat_map(|it| &it.tasks);
+        tasks.find(|it| it.name == task).map(|it| it.endpoint.clone())
     }
 
     /// Remembers which of the managers' tasks gossip lists now.

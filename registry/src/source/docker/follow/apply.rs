@@ -403,20 +403,8 @@ impl<H: Host> Follower<'_, H> {
             if verdict.is_news {
                 self.sign(&question.network, now);
             }
-            let service = self.view.gossip.get(&question.network);
-            let service = service.and_then(|it| it.services.get(&question.service));
-            let asked = service.into_iter().flat_map(|it| &it.tasks);
-            for task in asked {
-                let drains = verdict.draining.contains(&task.endpoint);
-                let differs = if drains {
-                    self.view.draining.insert(task.endpoint.clone())
-                } else {
-                    self.view.draining.remove(&task.endpoint)
-                };
-                if differs {
-                    let at = now + GATHER;
-                    self.publishing.due = Some(self.publishing.due.map_or(at, |due| due.min(at)));
-                }
+            if self.view.note_draining(question, &verdict) {
+                self.changed(now, GATHER);
             }
         }
     }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use kernel::netns::Netns;
 use registry::Notes;
 use registry::balance_spec::{Affinity, Bind};
@@ -132,7 +133,8 @@ impl Doors {
         let mut changes = sysctls.hold(&netns, netns.cookie()?, &needs)?;
         let wanted = ingress.ports.iter();
         let wanted = wanted.map(|(port, it)| (*port, it.slots.as_slice(), it.affinity)).collect();
-        let frame = |it: &Balancing| gate::doorway(doorway.own, ingress.masquerade, it);
+        let masqueraded = if ingress.masquerade { Ipv4Net::default() } else { doorway.bridge };
+        let frame = |it: &Balancing| gate::doorway(doorway.own, masqueraded, it);
         let inode = netns.inode();
         let known = self.doorway.take().filter(|it| it.inode == inode).map(|it| it.laid);
         let (laid, more) = Laid::lay(&netns, known, &Layout { wanted, frame: &frame }, now)?;

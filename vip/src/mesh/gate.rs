@@ -23,7 +23,8 @@
 //! - *before the engine*: translation stands at -110, the engine's at -100, so that its own rules
 //!   for the same ports may stay;
 //! - *the client stays*: its address is replaced only where an answer would miss this namespace:
-//!   loopback addresses, and clients on the network that the port leads to;
+//!   loopback addresses, and clients on the network that the port leads to. Of those the doorway
+//!   makes its own address on the ingress network, which no other node has;
 //! - *loopback stays inside*: that local programs may be translated to a bridge (`route_localnet`)
 //!   lets nobody on it speak to 127.0.0.0/8.
 
@@ -149,8 +150,10 @@ impl Host {
     }
 }
 
-/// The table of the engine's doorway, whose address on the host's bridge is `own`.
-pub(crate) fn doorway(own: Ipv4Addr, masquerade: bool, balancing: &Balancing) -> Ruleset {
+/// The table of the engine's doorway, whose address on the host's bridge is `own`. Clients in
+/// `masqueraded` are seen as the doorway: the bridge's own addresses are the same on all nodes, so
+/// tasks could not tell two nodes' clients apart.
+pub(crate) fn doorway(own: Ipv4Addr, masqueraded: Ipv4Net, balancing: &Balancing) -> Ruleset {
     let mut ruleset = Ruleset { mortal: true, ..Ruleset::default() };
     let chain = "prerouting";
     ruleset.base(chain, hook(ChainKind::Nat, HookPoint::Prerouting, BEFORE_THE_ENGINE));
@@ -160,11 +163,12 @@ pub(crate) fn doorway(own: Ipv4Addr, masquerade: bool, balancing: &Balancing) ->
     for_us.push(Expr::Verdict(Verdict::Jump(BALANCE.to_owned())));
     ruleset.rule(chain, for_us);
     balancing.write(&mut ruleset);
-    if masquerade {
-        let chain = "postrouting";
-        ruleset.base(chain, hook(ChainKind::Nat, HookPoint::Postrouting, BEFORE_ITS_MASQUERADE));
-        ruleset.rule(chain, [flag_is(connection(), CmpOp::Ne), vec![Expr::Masquerade]].concat());
-    }
+    let chain = "postrouting";
+    ruleset.base(chain, hook(ChainKind::Nat, HookPoint::Postrouting, BEFORE_ITS_MASQUERADE));
+    let mut rule = flag_is(connection(), CmpOp::Ne);
+    rule.extend(within(SADDR, masqueraded));
+    rule.push(Expr::Masquerade);
+    ruleset.rule(chain, rule);
     ruleset
 }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
+use ipnet::Ipv4Net;
 use kernel::netns::Netns;
 use kernel::nft::Socket;
 
@@ -31,7 +32,8 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         let Some(netns) = open(&ingress.netns, None)? else {
             return Err(MeshError::NotConnected);
         };
-        let seen = led(&netns, &gate::doorway([0; 4].into(), false, &Balancing::default()))?;
+        let seen =
+            led(&netns, &gate::doorway([0; 4].into(), Ipv4Net::default(), &Balancing::default()))?;
         if seen.is_none() && enabled == Enabled::Auto && ground::engine_forwards(&netns)? {
             return Ok(Vec::new());
         }

@@ -85,8 +85,38 @@ fn the_node_itself_reaches_tasks_by_its_address_and_by_localhost() {
     for node in [0, 1] {
         let host = &world.swarm.nodes[node].host;
         assert_eq!(host.calls((host.address, 8001), 30), sees(host.address));
-        let bridge = world.swarm.nodes[node].bridge;
-        assert_eq!(host.calls((LOCALHOST, 8001), 30), sees(bridge), "node {node}");
+        let doorway = world.swarm.nodes[node].doorway.address;
+        assert_eq!(host.calls((LOCALHOST, 8001), 30), sees(doorway), "node {node}");
+    }
+}
+
+#[test]
+fn two_nodes_clients_do_not_disturb_each_other_where_bridges_have_the_same_addresses() {
+    let mut world = Meshed::new("1", ClientIp::Keep);
+    assert_eq!(world.swarm.nodes[0].bridge, world.swarm.nodes[1].bridge);
+    world.make(TWINS, "", ["serving", "gone"]);
+    let calls = [0, 1].map(|node| {
+        let (host, to) = (&world.swarm.nodes[node].host, (LOCALHOST, 8001));
+        host.call_from((LOCALHOST, 40_000), to).unwrap()
+    });
+    for (node, (said, mut stream)) in calls.into_iter().enumerate() {
+        assert_eq!(said, format!("web.1 sees {}", world.swarm.nodes[node].doorway.address));
+        std::io::Write::write_all(&mut stream, b"?").unwrap();
+        assert_eq!(listen(&mut stream).unwrap(), said, "its connection goes on");
+    }
+    let datagrams = [0, 1].map(|node| {
+        let host = &world.swarm.nodes[node].host.netns;
+        let socket = socket::udp_bound(host, (LOCALHOST, 40_000).into()).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        socket
+    });
+    for _ in 0..2 {
+        for (node, socket) in datagrams.iter().enumerate() {
+            let said = ask(socket, (LOCALHOST, 8001)).unwrap();
+            let doorway = world.swarm.nodes[node].doorway.address;
+            assert_eq!(said, (format!("web.1 sees {doorway}"), LOCALHOST.into()));
+        }
     }
 }
 
@@ -95,7 +125,7 @@ fn a_container_reaches_tasks_by_its_nodes_address_itself_included() {
     let mut world = Meshed::new("1", ClientIp::Keep);
     world.make(WEB, "", BOTH);
     let said = world.tasks[0].calls((world.at(0), 8001), 30);
-    assert_eq!(said, sees(world.swarm.nodes[0].bridge));
+    assert_eq!(said, sees(world.swarm.nodes[0].doorway.address));
     // The engine masquerades what leaves its bridge.
     assert_eq!(world.tasks[0].calls((world.at(1), 8001), 30), sees(world.at(0)));
 }

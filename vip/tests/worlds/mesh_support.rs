@@ -1,5 +1,6 @@
 //! Worlds that look like two nodes of a Swarm: hosts with a bridge, the engine's doorway behind
-//! it, tasks on an overlay that both doorways are on, and a client outside.
+//! it, tasks on an overlay that both doorways are on, and a client outside. The bridge has the same
+//! addresses on both nodes: each engine takes them from the same pool.
 //!
 //! Portolan's host namespace is the calling thread's own, so what it does runs on a thread that
 //! entered a node's host. Removed with the value.
@@ -74,12 +75,12 @@ impl Swarm {
         Self { dir, names, wire, overlay, client, nodes }
     }
 
-    /// A task of a node, at 10.0.0.`last` of the overlay and 172.31.`node`.`last` of its bridge,
+    /// A task of a node, at 10.0.0.`last` of the overlay and 172.31.1.`last` of its bridge,
     /// listening on [`TARGET`].
     pub(crate) fn task(&mut self, node: usize, name: &str, last: u8, rp_filter: &str) -> Place {
         let Self { dir, names, wire, overlay, .. } = self;
         let mut building = Building { dir, names, rp_filter, wire, overlay };
-        let place = building.task(&self.nodes[node].host.netns, node, name, last);
+        let place = building.task(&self.nodes[node].host.netns, name, last);
         place.serve(name);
         place
     }
@@ -166,35 +167,34 @@ impl Building<'_> {
     fn node(&mut self, number: u8) -> Node {
         let host = self.on_the_wire(&format!("host{number}"), number);
         link::add_bridge(&host.netns, "docker_gwbridge").unwrap();
-        let bridge = Ipv4Addr::new(172, 31, number, 1);
+        let bridge = Ipv4Addr::new(172, 31, 1, 1);
         let with_prefix = format!("{bridge}/24").parse().unwrap();
         link::add_address(&host.netns, "docker_gwbridge", with_prefix).unwrap();
         link::set_up(&host.netns, "docker_gwbridge").unwrap();
         sysctl::write(&host.netns, "ipv4/ip_forward", "1").unwrap();
-        masquerade(&host.netns, number);
-        let doorway =
-            self.inside(&host.netns, number, &format!("ingress_sbox{number}"), number + 1);
+        masquerade(&host.netns);
+        let doorway = self.inside(&host.netns, &format!("ingress_sbox{number}"), number + 1);
         Node { host, doorway, bridge }
     }
 
-    fn task(&mut self, host: &Netns, node: usize, name: &str, last: u8) -> Place {
-        self.inside(host, u8::try_from(node).unwrap() + 1, name, last)
+    fn task(&mut self, host: &Netns, name: &str, last: u8) -> Place {
+        self.inside(host, name, last)
     }
 
     /// A namespace on the overlay (with the engine's hardware address for it) and on its node's
     /// bridge, by which it leaves.
-    fn inside(&mut self, host: &Netns, node: u8, name: &str, last: u8) -> Place {
+    fn inside(&mut self, host: &Netns, name: &str, last: u8) -> Place {
         let (path, netns) = self.namespace(name);
         let address = Ipv4Addr::new(10, 0, 0, last);
         plug(self.overlay, &format!("o{last}"), &netns, "eth0", address);
         link::set_mac(&netns, "eth0", [0x02, 0x42, 10, 0, 0, last]).unwrap();
-        let on_bridge = Ipv4Addr::new(172, 31, node, last);
+        let on_bridge = Ipv4Addr::new(172, 31, 1, last);
         plug_into(host, "docker_gwbridge", &format!("g{last}"), &netns, "eth1", on_bridge);
         let default = Route {
             destination: "0.0.0.0/0".parse().unwrap(),
             device: "eth1".to_owned(),
             source: None,
-            gateway: Some(Ipv4Addr::new(172, 31, node, 1).into()),
+            gateway: Some(Ipv4Addr::new(172, 31, 1, 1).into()),
             protocol: 4,
         };
         route::add_route(&netns, &default).unwrap();
@@ -203,14 +203,14 @@ impl Building<'_> {
 }
 
 /// As the engine does: what leaves its bridge leaves as the host.
-fn masquerade(host: &Netns, number: u8) {
+fn masquerade(host: &Netns) {
     let table = Table { family: Family::Ip, name: "nat" };
     let hook = Hook { kind: ChainKind::Nat, point: HookPoint::Postrouting, priority: 100 };
     let mut name = b"docker_gwbridge".to_vec();
     name.resize(16, 0);
     let rule = [
         Expr::Payload { base: PayloadBase::Network, offset: 12, len: 3, to: 0 },
-        Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![172, 31, number] },
+        Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![172, 31, 1] },
         Expr::Meta { key: MetaKey::OifName, to: 0 },
         Expr::Cmp { op: CmpOp::Ne, from: 0, data: name },
         Expr::Masquerade,
@@ -268,6 +268,24 @@ impl Place {
     pub(crate) fn call(&self, to: (Ipv4Addr, u16)) -> io::Result<(String, TcpStream)> {
         let to = SocketAddr::from(to);
         let connect = || TcpStream::connect_timeout(&to, PATIENCE);
+        let mut stream = self.netns.run(connect).unwrap()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok((listen(&mut stream)?, stream))
+    }
+
+    /// As [`Self::call`], from a port of this address.
+    pub(crate) fn call_from(
+        &self,
+        from: (Ipv4Addr, u16),
+        to: (Ipv4Addr, u16),
+    ) -> io::Result<(String, TcpStream)> {
+        let connect = || {
+            let kind = socket2::Type::STREAM;
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None)?;
+            socket.bind(&SocketAddr::from(from).into())?;
+            socket.connect_timeout(&SocketAddr::from(to).into(), PATIENCE)?;
+            Ok::<_, io::Error>(TcpStream::from(socket))
+        };
         let mut stream = self.netns.run(connect).unwrap()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok((listen(&mut stream)?, stream))

@@ -134,7 +134,13 @@ impl Mesh {
         errands
     }
 
-    async fn settle_doors(&mut self, plan: &Arc<Plan>, now: Instant, outcome: &mut Outcome) {
+    /// Gives whether all was done.
+    async fn settle_doors(
+        &mut self,
+        plan: &Arc<Plan>,
+        now: Instant,
+        outcome: &mut Outcome,
+    ) -> bool {
         let mut doors = std::mem::take(&mut self.doors);
         let (plan, last) = (Arc::clone(plan), Arc::clone(&self.last));
         let (enabled, sysctls) = (self.config.enabled, Arc::clone(&self.sysctls));
@@ -151,10 +157,14 @@ impl Mesh {
                 for (place, failure) in &failures {
                     report(outcome, (*place).to_owned(), failure);
                 }
+                failures.is_empty()
             }
             // What was known is lost with it; the next time reads back.
-            Some(Err(error)) => broken(outcome, &error),
-            None => {}
+            Some(Err(error)) => {
+                broken(outcome, &error);
+                false
+            }
+            None => false,
         }
     }
 }
@@ -194,9 +204,10 @@ impl Consumer for Mesh {
         let now = Instant::now();
         let mut outcome = Outcome::default();
         self.visit_paths(plan, now, &mut outcome).await;
-        self.settle_doors(plan, now, &mut outcome).await;
+        let done = self.settle_doors(plan, now, &mut outcome).await;
         self.relay(plan, &mut outcome).await;
-        if *self.last != **plan {
+        // Until then what this leaves without a task is still to be cut.
+        if done && *self.last != **plan {
             for (port, published) in plan.ports() {
                 tracing::debug!("{port} {published}");
             }

@@ -190,9 +190,9 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Whether a task may hold connections.
+/// Whether a task may hold connections: also one that a health check holds back.
 fn lives(task: &Task) -> bool {
-    matches!(task.state, ServingState::Serving | ServingState::Draining)
+    task.state != ServingState::Stopped
 }
 
 fn subnets(network: &Network) -> impl Iterator<Item = Ipv4Net> + '_ {

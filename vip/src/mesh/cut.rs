@@ -85,7 +85,8 @@ fn dooms(ingress: &Ingress, flow: &Flow) -> bool {
 fn leads_nowhere(published: &Published, port: Port, flow: &Flow) -> bool {
     let IpAddr::V4(task) = flow.reply_source else { return false };
     match port.protocol {
-        Protocol::Tcp => flow.nat && !published.alive.contains(&task),
+        // What has ended says nothing any more, and there may be thousands of it.
+        Protocol::Tcp => flow.nat && !flow.ended && !published.alive.contains(&task),
         Protocol::Udp if flow.nat => !published.slots.iter().any(|it| *it.ip() == task),
         Protocol::Udp => !published.slots.is_empty(),
     }
@@ -102,7 +103,7 @@ fn is_loopback(flow: &Flow) -> bool {
 }
 
 fn is_open_tcp(flow: &Flow) -> bool {
-    flow.protocol == number(Protocol::Tcp) && flow.replied
+    flow.protocol == number(Protocol::Tcp) && flow.replied && !flow.ended
 }
 
 /// The two ends of a connection as its client has them: whom it spoke to, and itself.

@@ -3,7 +3,8 @@
 //!
 //! Invariants
 //! - *its user chain only*: `DOCKER-USER`, which the engine makes and leaves alone; one rule, by
-//!   the mark of the mesh's connections, however many ports there are;
+//!   the mark of the mesh's connections, however many ports there are, and after all of the users'
+//!   own: what they forbid stays forbidden;
 //! - *by the engine's own means*: the rule is made by the program whose tables have that chain, so
 //!   that the engine and its users can read it. A backend that has no tables is not woken up;
 //! - *bounded*: no program may take longer than [`PATIENCE`], its own wait for the lock included.
@@ -52,17 +53,19 @@ pub enum FirewallError {
 pub(crate) fn settle(want: bool) -> Result<Settled, FirewallError> {
     let mut settled = Settled::default();
     for program in programs("filter") {
-        if !run(program, &["-S", CHAIN, "1"])?.fine {
-            continue;
-        }
-        settled.chain = true;
-        // Twice is possible where two portolans looked at the same time.
-        for _ in 0..MOST_RULES {
-            if run(program, &with("-C"))?.fine == want {
+        for _ in 0..MOST_STEPS {
+            let listing = run(program, &["-S", CHAIN])?;
+            if !listing.fine {
                 break;
             }
-            let change = if want { "-I" } else { "-D" };
-            let Ran { fine, said, .. } = run(program, &with(change))?;
+            settled.chain = true;
+            let Some(step) = step(&listing.listed, want) else { break };
+            let number = step.number.to_string();
+            let Ran { fine, said, .. } = if step.add {
+                run(program, &[&["-I", CHAIN, &number], RULE].concat())?
+            } else {
+                run(program, &["-D", CHAIN, &number])?
+            };
             if !fine {
                 return Err(FirewallError::Refused { program, said });
             }
@@ -70,6 +73,34 @@ pub(crate) fn settle(want: bool) -> Result<Settled, FirewallError> {
         }
     }
     Ok(settled)
+}
+
+/// One change on the way.
+#[derive(Debug, Eq, PartialEq)]
+struct Step {
+    /// Add our rule there, or take away what is there.
+    add: bool,
+    /// A rule's number, from 1.
+    number: usize,
+}
+
+/// What is to be changed next in the chain that is listed; `None`: nothing. Our rule comes after
+/// all of the users', which restrict who may come, and before the engine's own closing `RETURN`
+/// (engines up to 27). A new one is made before an old one goes.
+fn step(listing: &str, want: bool) -> Option<Step> {
+    let rules: Vec<&str> = listing.lines().filter(|it| it.starts_with("-A ")).collect();
+    let is_ours =
+        |it: &&str| RULE.iter().all(|word| it.split_ascii_whitespace().any(|is| is == *word));
+    let ends = rules.last().is_some_and(|it| *it == CLOSING);
+    let last = rules.len() - usize::from(ends);
+    let ours = rules.iter().position(is_ours);
+    let is_right = last.checked_sub(1).and_then(|it| rules.get(it)).is_some_and(is_ours);
+    match ours {
+        None if want => Some(Step { add: true, number: last + 1 }),
+        Some(_) if want && !is_right => Some(Step { add: true, number: last + 1 }),
+        Some(first) if !want || first + 1 < last => Some(Step { add: false, number: first + 1 }),
+        Some(_) | None => None,
+    }
 }
 
 /// The published ports that the engine's rules in a task's namespace lead to their targets.
@@ -110,10 +141,6 @@ fn there_is(program: &str) -> bool {
     FOLDERS.iter().any(|it| std::path::Path::new(it).join(program).exists())
 }
 
-fn with(verb: &str) -> Vec<&str> {
-    [&[verb, CHAIN], RULE].concat()
-}
-
 struct Ran {
     fine: bool,
     said: String,
@@ -127,9 +154,17 @@ fn run(program: &'static str, arguments: &[&str]) -> Result<Ran, FirewallError> 
     command.env("PATH", FOLDERS.join(":")).args(["-w", LOCK_WAIT]).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
-    // Whatever it says fits a pipe, or is cut: it never waits for a reader.
-    let ended = wait(&mut child).map_err(failed)?;
-    let listed = child.stdout.take().map(text).unwrap_or_default();
+    let stdout = child.stdout.take();
+    // Read meanwhile: a long list does not fit a pipe. It ends with the program, or with what it
+    // may say, and then the program with it.
+    let (ended, listed) = std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new().spawn_scoped(scope, || stdout.map(text))?;
+        let ended = wait(&mut child)?;
+        let read = reader.join().map_err(|_panic| io::Error::other("its reader failed"))?;
+        Ok((ended, read.unwrap_or_default()))
+    })
+    .map_err(failed)?;
+    // What it complains of fits a pipe.
     let said = child.stderr.take().map(text).unwrap_or_default();
     let said = said.lines().next().unwrap_or_default().to_owned();
     Ok(Ran { fine: ended, said, listed })
@@ -182,14 +217,50 @@ const LOCK_WAIT: &str = "5";
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How often it is looked at in that time: every 4 ms.
 const LOOKS: u32 = 2000;
-/// More rules of ours in a row are not removed at once.
-const MOST_RULES: usize = 8;
-/// Bytes read of what a program says: as many as a pipe holds.
-const MOST_SAID: u64 = 64 << 10;
+/// The engine's own last rule.
+const CLOSING: &str = "-A DOCKER-USER -j RETURN";
+/// More rules of ours are not removed at once.
+const MOST_STEPS: usize = 8;
+/// Bytes read of what a program says: a hundred thousand rules.
+const MOST_SAID: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OURS: &str = "-A DOCKER-USER -m connmark --mark 0x20000000/0x20000000 -m comment --comment portolan -j ACCEPT";
+    const DROP: &str = "-A DOCKER-USER -i eth0 -j DROP";
+
+    /// What the chain is after all steps.
+    fn settled(rules: &[&str], want: bool) -> Vec<String> {
+        let mut rules: Vec<String> = rules.iter().map(|it| (*it).to_owned()).collect();
+        for _ in 0..MOST_STEPS {
+            let listing = format!("-N DOCKER-USER\n{}\n", rules.join("\n"));
+            let Some(Step { add, number }) = step(&listing, want) else { return rules };
+            if add {
+                rules.insert(number - 1, OURS.to_owned());
+            } else {
+                rules.remove(number - 1);
+            }
+        }
+        panic!("it does not end: {rules:?}")
+    }
+
+    #[test]
+    fn what_users_forbid_comes_before_what_the_mesh_lets_through() {
+        for closing in [&[][..], &[CLOSING]] {
+            let right = [&[DROP, OURS], closing].concat();
+            let with = |first: &[&'static str]| [first, closing].concat();
+            for before in
+                [with(&[DROP]), with(&[OURS, DROP]), with(&[OURS, DROP, OURS]), right.clone()]
+            {
+                assert_eq!(settled(&before, true), right, "{before:?}");
+            }
+            assert_eq!(settled(&right, false), with(&[DROP]));
+            assert_eq!(settled(&with(&[]), true), with(&[OURS]));
+            assert_eq!(settled(&with(&[OURS, OURS]), false), with(&[]));
+        }
+    }
 
     #[test]
     fn the_engines_redirections_tell_a_ports_protocol() {

@@ -177,12 +177,21 @@ fn a_service_without_a_task_refuses_at_once_and_comes_back() {
 
 #[test]
 fn a_draining_task_keeps_its_connections_and_gets_no_new_ones() {
+    keeps_connections("draining");
+}
+
+#[test]
+fn a_task_that_a_check_holds_back_keeps_its_connections_and_gets_no_new_ones() {
+    keeps_connections("starting");
+}
+
+fn keeps_connections(state: &str) {
     let mut world = Meshed::new("0", ClientIp::Keep);
     world.make(WEB, "", ["serving", "gone"]);
     let to = (world.at(1), 8001);
     let (said, mut old) = world.swarm.client.call(to).unwrap();
     assert!(said.starts_with("web.1"), "{said}");
-    world.make(WEB, "", ["draining", "serving"]);
+    world.make(WEB, "", [state, "serving"]);
     let client = world.swarm.client.address;
     assert_eq!(world.swarm.client.calls(to, 20), [format!("web.2 sees {client}")]);
     std::io::Write::write_all(&mut old, b"?").unwrap();

@@ -8,6 +8,7 @@
 //! - *own tables only*: beside them there are policy routes and sysctls of ours, remembered, and
 //!   one rule in the engine's chain for users;
 //! - *established connections stay*: only connections to tasks that are gone are cut;
+//! - *put right*: what others do to a table is heard of, and it is read back at once;
 //! - *stopping changes nothing*: tables stay and work for ten minutes.
 
 mod balance;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use kernel::netns::Netns;
 use registry::id::SandboxId;
 use registry::{Consumer, Notes, Outcome, Snapshot};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -46,15 +48,25 @@ pub use self::plan::{Plan, Port, Published};
 pub use self::sysctls::SysctlsError;
 
 use self::doors::{Doors, Report};
+use self::laid::Laid;
 use self::path::Visit;
 use self::plan::Way;
 use self::sysctls::Sysctls;
 use crate::apply::chain;
 use crate::relay::error::Failure;
 use crate::relay::{Limits, Meter, Relay};
+use crate::watch::Watches;
 
 /// How many tasks' namespaces are visited at the same time.
 const AT_ONCE: usize = 4;
+
+/// Where there is a table of the mesh.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Place {
+    Host,
+    Doorway,
+    Task(SandboxId),
+}
 
 /// The routing mesh of this node.
 #[derive(Debug)]
@@ -64,6 +76,7 @@ pub struct Mesh {
     doors: Doors,
     paths: BTreeMap<SandboxId, path::Path>,
     relay: Relay,
+    watches: Watches<Place>,
     /// What was made true last.
     last: Arc<Plan>,
 }
@@ -72,9 +85,9 @@ impl Mesh {
     /// Reads what a portolan before this one changed of sysctls.
     pub fn new(config: Config) -> Self {
         let sysctls = Arc::new(Sysctls::load(&config.state_dir));
-        let (doors, paths, last) = Default::default();
+        let (doors, paths, watches, last) = Default::default();
         let relay = Relay::new(Limits::default());
-        Self { config, sysctls, doors, paths, relay, last }
+        Self { config, sysctls, doors, paths, relay, watches, last }
     }
 
     /// Counts on `meter` what is relayed.
@@ -100,7 +113,9 @@ impl Mesh {
                     if let Some(failure) = visit.failure {
                         report(outcome, format!("sandbox {name}"), &failure);
                     }
-                    if let Some(path) = visit.path {
+                    if let Some(mut path) = visit.path {
+                        let place = Place::Task(id.clone());
+                        path.laid().be_followed(|it| self.watches.follow(place, it));
                         self.paths.insert(id, path);
                     }
                 }
@@ -152,6 +167,11 @@ impl Mesh {
         match running.join_next().await {
             Some(Ok((doors, Report { changes, failures, notes }))) => {
                 self.doors = doors;
+                for place in [Place::Host, Place::Doorway] {
+                    if let Some(laid) = laid(&mut self.doors, &mut self.paths, &place) {
+                        laid.be_followed(|it| self.watches.follow(place, it));
+                    }
+                }
                 outcome.changes += changes;
                 outcome.failures.extend(notes);
                 for (place, failure) in &failures {
@@ -203,6 +223,11 @@ impl Consumer for Mesh {
     async fn apply(&mut self, plan: &Arc<Plan>) -> Outcome {
         let now = Instant::now();
         let mut outcome = Outcome::default();
+        for place in self.watches.doubted() {
+            if let Some(laid) = laid(&mut self.doors, &mut self.paths, &place) {
+                laid.doubt();
+            }
+        }
         self.visit_paths(plan, now, &mut outcome).await;
         let done = self.settle_doors(plan, now, &mut outcome).await;
         self.relay(plan, &mut outcome).await;
@@ -218,6 +243,23 @@ impl Consumer for Mesh {
 
     fn upkeep(&self) -> Option<Duration> {
         Some(laid::LOOK)
+    }
+
+    fn bell(&self) -> Option<Arc<Notify>> {
+        Some(self.watches.bell())
+    }
+}
+
+/// What is known of the table at a place.
+fn laid<'a>(
+    doors: &'a mut Doors,
+    paths: &'a mut BTreeMap<SandboxId, path::Path>,
+    place: &Place,
+) -> Option<&'a mut Laid> {
+    match place {
+        Place::Host => doors.host(),
+        Place::Doorway => doors.doorway(),
+        Place::Task(id) => paths.get_mut(id).map(path::Path::laid),
     }
 }
 

@@ -8,10 +8,12 @@
 //!   the table is changed.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kernel::netns::Netns;
 use kernel::nft::{Monitor, NftError};
 use registry::id::SandboxId;
 use tokio::sync::Notify;
@@ -35,16 +37,16 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Without a change by others for so long, the next is told at once again.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// All sandboxes that are watched.
-#[derive(Debug, Default)]
-pub(crate) struct Watches {
-    shared: Arc<Shared>,
+/// All sandboxes that are watched, or other places with a table of ours.
+#[derive(Debug)]
+pub(crate) struct Watches<Place = SandboxId> {
+    shared: Arc<Shared<Place>>,
     tasks: JoinSet<()>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    doubted: Mutex<BTreeSet<SandboxId>>,
+#[derive(Debug)]
+struct Shared<Place> {
+    doubted: Mutex<BTreeSet<Place>>,
     bell: Arc<Notify>,
 }
 
@@ -59,30 +61,38 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Begun {
     monitor: Monitor,
+    table: &'static str,
     port: u32,
     /// Whether something may have happened between the visit and the subscription.
     doubtful: bool,
 }
 
-impl Watches {
+impl<Place> Default for Watches<Place> {
+    fn default() -> Self {
+        let shared = Shared { doubted: Mutex::default(), bell: Arc::default() };
+        Self { shared: Arc::new(shared), tasks: JoinSet::new() }
+    }
+}
+
+impl<Place: Clone + Debug + Ord + Send + 'static> Watches<Place> {
     /// Rung when a sandbox is to be visited.
     pub(crate) fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.shared.bell)
     }
 
     /// The sandboxes of which others may have changed the table since the last call.
-    pub(crate) fn doubted(&self) -> BTreeSet<SandboxId> {
+    pub(crate) fn doubted(&self) -> BTreeSet<Place> {
         std::mem::take(&mut *self.shared.lock())
     }
 
     /// Waits for changes in a sandbox.
-    pub(crate) fn follow(&mut self, id: SandboxId, begun: Begun) -> Watch {
+    pub(crate) fn follow(&mut self, id: Place, begun: Begun) -> Watch {
         while self.tasks.try_join_next().is_some() {}
-        let Begun { monitor, port, doubtful } = begun;
+        let Begun { monitor, table, port, doubtful } = begun;
         if doubtful {
             self.shared.doubt(id.clone());
         }
-        let task = self.tasks.spawn(follow(Arc::clone(&self.shared), id, monitor, port));
+        let task = self.tasks.spawn(follow(Arc::clone(&self.shared), id, monitor, (table, port)));
         Watch { port, task }
     }
 }
@@ -90,7 +100,12 @@ impl Watches {
 impl Watch {
     /// Whether this still tells our own changes from those of others.
     pub(crate) fn fits(&self, known: &Known) -> bool {
-        known.port() == Some(self.port) && !self.task.is_finished()
+        known.port() == Some(self.port) && self.hears()
+    }
+
+    /// Whether the subscription still stands.
+    pub(crate) fn hears(&self) -> bool {
+        !self.task.is_finished()
     }
 }
 
@@ -100,13 +115,13 @@ impl Drop for Watch {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
+impl<Place: Ord> Shared<Place> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Place>> {
         // What it guards is whole between any two statements.
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn doubt(&self, id: SandboxId) {
+    fn doubt(&self, id: Place) {
         self.lock().insert(id);
         self.bell.notify_one();
     }
@@ -121,18 +136,33 @@ pub(crate) fn begin(path: &Path, known: &mut Known) -> Result<Option<Begun>, Nft
     let monitor = Monitor::open(&netns, Some(MUTED))?;
     // Who serves names may have been that; then the visit finds all as it was.
     let doubtful = before.is_none() || before != known.generation();
-    Ok(Some(Begun { monitor, port, doubtful }))
+    Ok(Some(Begun { monitor, table: TABLE_NAME, port, doubtful }))
 }
 
-async fn follow(shared: Arc<Shared>, id: SandboxId, mut monitor: Monitor, port: u32) {
+/// Subscribes to the changes of `table` by other sockets than that with `port`, which did not read
+/// or write anything yet; within a tokio runtime, on a thread that may wait.
+pub(crate) fn begin_before(
+    netns: &Netns,
+    table: &'static str,
+    port: u32,
+) -> Result<Begun, NftError> {
+    Ok(Begun { monitor: Monitor::open(netns, Some(MUTED))?, table, port, doubtful: false })
+}
+
+async fn follow<Place: Clone + Debug + Ord>(
+    shared: Arc<Shared<Place>>,
+    id: Place,
+    mut monitor: Monitor,
+    (table, port): (&'static str, u32),
+) {
     let mut pace = Pace::default();
-    while let Some(event) = monitor.changed(TABLE_NAME, port).await {
-        tracing::debug!(sandbox = %id, ?event, "somebody else changed the table");
+    while let Some(event) = monitor.changed(table, port).await {
+        tracing::debug!(place = ?id, ?event, "somebody else changed the table");
         shared.doubt(id.clone());
         sleep(pace.pause(Instant::now())).await;
     }
     // Without a subscription the upkeep looks.
-    tracing::warn!(sandbox = %id, "changes of the table by others are no longer heard of");
+    tracing::warn!(place = ?id, "changes of the table by others are no longer heard of");
 }
 
 /// How long to wait between two visits.

@@ -63,6 +63,16 @@ impl Doors {
         &self.ports
     }
 
+    /// The host's table.
+    pub(crate) fn host(&mut self) -> Option<&mut Laid> {
+        self.host.as_mut()
+    }
+
+    /// The doorway's table.
+    pub(crate) fn doorway(&mut self) -> Option<&mut Laid> {
+        self.doorway.as_mut().map(|it| &mut it.laid)
+    }
+
     /// Makes `plan` true. `last` is the plan that was made true before.
     pub(crate) fn settle(
         &mut self,

@@ -3,7 +3,9 @@
 //! Invariants
 //! - *only differences*: what the kernel holds is known from the last time, or read back;
 //! - *one socket*: where there is a table, a socket is kept for the next change;
-//! - *looked after*: at upkeep the table is compared with what was written, and its life prolonged.
+//! - *looked after*: at upkeep, and when somebody else changed it, the table is compared with what
+//!   was written, and its life prolonged;
+//! - *nothing missed*: changes by others are subscribed to before the table is read.
 
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 use super::balance::{Balancing, Wanted};
 use super::table::{self, Ruleset, TABLE};
 use crate::sandbox::UPKEEP;
+use crate::watch::{self, Begun, Watch};
 
 /// A table that is there.
 #[derive(Debug)]
@@ -22,6 +25,19 @@ pub(crate) struct Laid {
     ruleset: Ruleset,
     balancing: Balancing,
     looked: Instant,
+    ear: Ear,
+    /// Somebody else may have changed it since.
+    doubted: bool,
+}
+
+/// How changes by others are heard of.
+#[derive(Debug)]
+enum Ear {
+    /// Not at all: the upkeep looks, and tries again.
+    Deaf,
+    /// They wait for whoever follows them.
+    Begun(Begun),
+    Watched(Watch),
 }
 
 /// What is to be laid: the ports, and the table around them.
@@ -41,23 +57,24 @@ impl Laid {
         layout: &Layout<'_>,
         now: Instant,
     ) -> Result<(Self, usize), NftError> {
-        let due = |it: &Self| now.saturating_duration_since(it.looked) >= UPKEEP;
-        let mut socket = match known {
-            Some(mut laid) if !due(&laid) => match laid.amend(layout) {
+        let due = |it: &Self| it.doubted || now.saturating_duration_since(it.looked) >= UPKEEP;
+        let (mut socket, ear) = match known {
+            Some(mut laid) if !due(&laid) && laid.ear.hears() => match laid.amend(layout) {
                 Ok(changes) => return Ok((laid, changes)),
                 Err(error) => {
                     tracing::debug!(%error, "reading a table of the mesh back");
-                    laid.socket
+                    (laid.socket, laid.ear)
                 }
             },
-            Some(laid) => laid.socket,
-            None => Socket::open(netns)?,
+            Some(laid) => (laid.socket, laid.ear),
+            None => (Socket::open(netns)?, Ear::Deaf),
         };
+        let ear = if ear.hears() { ear } else { Ear::open(netns, &socket) };
         let seen = table::read(&mut socket, &(layout.frame)(&Balancing::default()))?;
         let balancing = seen.as_ref().map(Balancing::seen).unwrap_or_default();
         let ruleset = (layout.frame)(&balancing);
         if seen.is_some_and(|it| ruleset.is_seen_in(&it)) {
-            let mut laid = Self { socket, ruleset, balancing, looked: now };
+            let mut laid = Self { socket, ruleset, balancing, looked: now, ear, doubted: false };
             let mut batch = Batch::new();
             laid.ruleset.revive(&mut batch);
             laid.socket.commit(&batch)?;
@@ -67,7 +84,25 @@ impl Laid {
         let balancing = Balancing::default().next(layout.wanted.iter().copied());
         let ruleset = (layout.frame)(&balancing);
         socket.commit(&ruleset.whole())?;
-        Ok((Self { socket, ruleset, balancing, looked: now }, 1))
+        Ok((Self { socket, ruleset, balancing, looked: now, ear, doubted: false }, 1))
+    }
+
+    /// Somebody else may have changed the table: the next time it is read back.
+    pub(crate) fn doubt(&mut self) {
+        self.doubted = true;
+    }
+
+    /// Whether there is something to do whatever is to be laid.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted
+    }
+
+    /// Has `follow` hear of changes by others from here on, if nobody does yet.
+    pub(crate) fn be_followed(&mut self, follow: impl FnOnce(Begun) -> Watch) {
+        self.ear = match std::mem::replace(&mut self.ear, Ear::Deaf) {
+            Ear::Begun(begun) => Ear::Watched(follow(begun)),
+            ear @ (Ear::Deaf | Ear::Watched(_)) => ear,
+        };
     }
 
     fn amend(&mut self, layout: &Layout<'_>) -> Result<usize, NftError> {
@@ -83,6 +118,27 @@ impl Laid {
         self.socket.commit(&batch)?;
         (self.ruleset, self.balancing) = (ruleset, balancing);
         Ok(changes)
+    }
+}
+
+impl Ear {
+    fn open(netns: &Netns, socket: &Socket) -> Self {
+        let begun = socket.port().and_then(|it| watch::begin_before(netns, TABLE.name, it));
+        match begun {
+            Ok(begun) => Self::Begun(begun),
+            Err(error) => {
+                tracing::warn!(%error, "changes of the mesh's table by others are not heard of");
+                Self::Deaf
+            }
+        }
+    }
+
+    fn hears(&self) -> bool {
+        match self {
+            Self::Deaf => false,
+            Self::Begun(_) => true,
+            Self::Watched(watch) => watch.hears(),
+        }
     }
 }
 

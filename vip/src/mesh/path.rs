@@ -44,7 +44,13 @@ pub(crate) struct Visit {
 impl Path {
     /// Whether a visit would find nothing to do.
     pub(crate) fn is_content(&self, way: &Way, now: Instant) -> bool {
-        self.whole && self.way == *way && now.saturating_duration_since(self.visited) < LOOK
+        let settled = self.whole && !self.laid.is_doubted();
+        settled && self.way == *way && now.saturating_duration_since(self.visited) < LOOK
+    }
+
+    /// Its table.
+    pub(crate) fn laid(&mut self) -> &mut Laid {
+        &mut self.laid
     }
 
     /// Where it was.

@@ -14,6 +14,7 @@ mod flows;
 mod foreign;
 mod health;
 mod mesh;
+mod mesh_changes;
 mod mesh_support;
 mod relay;
 mod support;

@@ -337,6 +337,7 @@ pub(crate) fn ask(socket: &UdpSocket, to: (Ipv4Addr, u16)) -> io::Result<(String
 /// The mesh of one node, driven by hand.
 pub(crate) struct Manager {
     mesh: Mesh,
+    runtime: tokio::runtime::Runtime,
     host: PathBuf,
     generation: u64,
 }
@@ -345,7 +346,8 @@ impl Manager {
     pub(crate) fn new(swarm: &Swarm, node: usize, client_ip: ClientIp) -> Self {
         let state_dir = swarm.dir.join(format!("state{node}"));
         let mesh = Mesh::new(Config { enabled: Enabled::Auto, client_ip, state_dir });
-        Self { mesh, host: swarm.nodes[node].host.path.clone(), generation: 0 }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { mesh, runtime, host: swarm.nodes[node].host.path.clone(), generation: 0 }
     }
 
     /// Makes a world file true on this node; nothing may fail.
@@ -359,6 +361,13 @@ impl Manager {
         outcome.changes
     }
 
+    /// Waits until the mesh asks to be applied again.
+    pub(crate) fn hear(&self) {
+        let bell = self.mesh.bell().unwrap();
+        let heard = async { tokio::time::timeout(PATIENCE, bell.notified()).await };
+        self.runtime.block_on(heard).unwrap();
+    }
+
     pub(crate) fn try_make(&mut self, world: &str) -> (Outcome, Notes) {
         let draft = registry::source::world::parse(world, "world.toml").unwrap();
         self.generation += 1;
@@ -368,10 +377,7 @@ impl Manager {
         let mesh = &mut self.mesh;
         let netns = Netns::open(&self.host).unwrap();
         // The runtime's threads are born in the namespace of the one that makes them.
-        let apply = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(mesh.apply(&plan))
-        };
+        let apply = || self.runtime.block_on(mesh.apply(&plan));
         (netns.run(apply).unwrap(), notes)
     }
 }

@@ -1,0 +1,81 @@
+//! What others do to the routing mesh, and what goes wrong while it is made.
+
+use kernel::netns::Netns;
+use kernel::nft::{Batch, Family, Socket, Table};
+use vip::mesh::ClientIp;
+
+use crate::mesh_support::{Manager, Place, Swarm, Text};
+
+const TABLE: Table<'static> = Table { family: Family::Ip, name: "portolan_mesh" };
+
+/// A node with a task of `web`, and the mesh on it.
+struct One {
+    swarm: Swarm,
+    task: Place,
+    manager: Manager,
+}
+
+impl One {
+    fn new() -> Self {
+        let mut swarm = Swarm::new("1");
+        let task = swarm.task(0, "web.1", 21, "1");
+        let manager = Manager::new(&swarm, 0, ClientIp::Keep);
+        Self { swarm, task, manager }
+    }
+
+    fn text(&self, ports: &str) -> String {
+        let text = Text::new(&self.swarm, 0, ports, "");
+        text.task("web.1", 0, 21, "serving").sandbox("web.1", &self.task).0
+    }
+
+    /// Waits until the mesh hears of a change, and lets it see to that; a transaction may be told
+    /// in several parts.
+    fn put_right(&mut self, text: &str) {
+        loop {
+            self.manager.hear();
+            if self.manager.make(text) == 1 {
+                return;
+            }
+        }
+    }
+
+    /// Whom the task sees when the client calls.
+    fn call(&self, port: u16) -> String {
+        self.swarm.client.call((self.swarm.nodes[0].host.address, port)).unwrap().0
+    }
+}
+
+const WEB: &str = "{ published = 8001, target = 80 }";
+
+fn has_table(netns: &Netns) -> bool {
+    let tables = Socket::open(netns).unwrap().tables().unwrap();
+    tables.iter().any(|it| it.name == TABLE.name)
+}
+
+fn change(netns: &Netns, change: impl FnOnce(&mut Batch)) {
+    let mut batch = Batch::new();
+    change(&mut batch);
+    Socket::open(netns).unwrap().commit(&batch).unwrap();
+}
+
+#[test]
+fn a_table_that_somebody_else_flushes_or_changes_is_put_right_at_once() {
+    let mut world = One::new();
+    let text = world.text(WEB);
+    world.manager.make(&text);
+    let sees = format!("web.1 sees {}", world.swarm.client.address);
+    let node = &world.swarm.nodes[0];
+    let places = [&node.host.path, &node.doorway.path, &world.task.path].map(Clone::clone);
+    for path in places {
+        let netns = Netns::open(&path).unwrap();
+        // As `nft flush ruleset` does.
+        change(&netns, |it| it.delete_table(TABLE));
+        world.put_right(&text);
+        assert!(has_table(&netns), "{}", path.display());
+        assert_eq!(world.call(8001), sees, "{}", path.display());
+        // Another chain does no harm, and is not ours.
+        change(&netns, |it| it.add_chain(TABLE, "theirs", None));
+        world.put_right(&text);
+        assert_eq!(world.manager.make(&text), 0, "{}", path.display());
+    }
+}

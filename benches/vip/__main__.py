@@ -4,6 +4,7 @@
 
 Between namespaces of this machine, rounds interleaved, ratios of one run:
 table    TCP octets, new connections, UDP packets: direct, portolan, kube-proxy's nftables layout, HAProxy in tcp mode
+relay    the userspace plane next to HAProxy in tcp mode: CPU per octet and per connection of the one in the middle
 swaps    10,000 changes of a service's tasks (SWAPS) under a load of connects: none may fail
 many     100 sandboxes (SANDBOXES) x 1,000 services: memory of the process and of the kernel (what else runs moves the latter)
 
@@ -28,7 +29,7 @@ sys.path += [str(HERE.parent / "dns"), str(HERE.parent / "engine")]
 import field, parts
 
 # Each is a function of its own name, or of the name behind the colon, in the file before it.
-SECTIONS = {"table": "table", "swaps": "swaps", "many": "many",
+SECTIONS = {"table": "table", "relay": "relay", "swaps": "swaps", "many": "many",
             "even": "even", "rolling": "rolling", "outside": "rolling:through_mesh", "killed": "rolling:engine_killed",
             "download": "download", "moved": "moved", "churn": "churn", "mesh": "mesh"}
 DEFAULT = ["table", "swaps"]

@@ -16,7 +16,7 @@ use registry::balance_spec::{BalanceSpec, Prefer};
 use registry::id::{NetworkId, SandboxId};
 use registry::labels;
 use registry::model::{
-    Network, PublishMode, PublishedPort, Reach, Sandbox, Service, ServingState, Task,
+    Network, Protocol, PublishMode, PublishedPort, Reach, Sandbox, Service, ServingState, Task,
 };
 use registry::{Notes, Snapshot};
 
@@ -62,6 +62,7 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
     if config.enabled == Enabled::Off {
         return (Plan::default(), notes);
     }
+    let masquerade = config.client_ip == ClientIp::Masquerade;
     let ingress = ingress_of(snapshot);
     let mut ports = BTreeMap::new();
     let mut plan = Plan::default();
@@ -84,7 +85,7 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
                 continue;
             }
             owners.insert(key, service);
-            let published = Arc::new(place.published(snapshot, service, port, &spec));
+            let published = Arc::new(place.published(snapshot, service, port, &spec, masquerade));
             if place.network.ingress {
                 ports.insert(key, published);
             } else {
@@ -94,7 +95,6 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
         }
     }
     if let Some((network, netns)) = ingress {
-        let masquerade = config.client_ip == ClientIp::Masquerade;
         if !masquerade && !ports.is_empty() {
             plan.ways = ways(snapshot, network, &mut notes);
         }
@@ -159,6 +159,7 @@ impl<'a> Place<'a> {
         service: &Service,
         port: &PublishedPort,
         spec: &BalanceSpec,
+        masquerade: bool,
     ) -> Published {
         let tasks: Vec<&Task> = snapshot.tasks_of(&service.id).collect();
         let here = |it: &&&Task| match snapshot.this_node() {
@@ -178,16 +179,33 @@ impl<'a> Place<'a> {
         let slots = slots(weighed.collect()).into_iter().filter_map(ipv4);
         let alive = tasks.iter().filter(|it| lives(it));
         let alive = alive.flat_map(|it| ipv4_of(it, network)).collect();
+        let target = if self.network.ingress && through_the_engine(service, port, masquerade) {
+            port.published
+        } else {
+            port.target
+        };
         Published {
             service: service.name.clone(),
-            slots: slots.map(|it| SocketAddrV4::new(it, port.target)).collect(),
+            slots: slots.map(|it| SocketAddrV4::new(it, target)).collect(),
             alive,
-            target: port.target,
+            target,
             affinity: spec.affinity,
             proxy_protocol: spec.proxy_protocol,
             bind: spec.bind.clone(),
         }
     }
+}
+
+/// Whether tasks are to be asked at the published port, which the engine's own redirection in each
+/// of them leads to the target. It leads whatever comes to a published number, so a target that is
+/// the number of another published port can only be had so. Not datagrams that keep their client:
+/// ours leads them on before the engine's redirection.
+fn through_the_engine(service: &Service, port: &PublishedPort, masquerade: bool) -> bool {
+    let mut others = service.ports.iter().filter(|it| is_meshed(it));
+    let is_led_on = others.any(|it| {
+        it.protocol == port.protocol && it.published == port.target && it.target != port.target
+    });
+    is_led_on && (masquerade || port.protocol == Protocol::Tcp)
 }
 
 /// Whether a task may hold connections: also one that a health check holds back.

@@ -61,7 +61,7 @@ pub struct Published {
     pub slots: Vec<SocketAddrV4>,
     /// Tasks that may hold connections: serving ones and those that drain.
     pub alive: BTreeSet<Ipv4Addr>,
-    /// The port in the tasks.
+    /// The port at which tasks are asked.
     pub target: u16,
     /// Which task a client gets.
     pub affinity: Affinity,

@@ -165,6 +165,33 @@ fn udp_on_the_port_of_a_tcp_twin_is_answered_from_the_address_asked() {
 }
 
 #[test]
+fn a_target_that_has_the_number_of_another_published_port_is_reached_itself() {
+    for client_ip in [ClientIp::Keep, ClientIp::Masquerade] {
+        let mut world = Meshed::new("1", client_ip);
+        for task in &world.tasks {
+            task.serve("other", 8080);
+            task.redirect(&[6, 17].map(|it| [(it, 80, 8080), (it, 8443, 80)]).concat());
+        }
+        let ports = ["tcp", "udp"].map(|it| {
+            format!(
+                "{{ published = 80, target = 8080, protocol = \"{it}\" }}, \
+                 {{ published = 8443, target = 80, protocol = \"{it}\" }}"
+            )
+        });
+        world.make(&ports.join(", "), "", ["serving", "gone"]);
+        for (node, port, who) in [(0, 8443, "web.1"), (1, 8443, "web.1"), (1, 80, "other")] {
+            let to = (world.at(node), port);
+            let said = world.swarm.client.call(to).unwrap().0;
+            assert!(said.starts_with(who), "{said} at {port}, {client_ip:?}");
+            let said = world.swarm.nodes[node].host.call((LOCALHOST, port)).unwrap().0;
+            assert!(said.starts_with(who), "{said} at {port} of the node itself");
+            let said = ask(&world.swarm.client.datagrams(), to).unwrap().0;
+            assert!(said.starts_with(who), "{said} for datagrams at {port}, {client_ip:?}");
+        }
+    }
+}
+
+#[test]
 fn a_service_without_a_task_refuses_at_once_and_comes_back() {
     let mut world = Meshed::new("0", ClientIp::Keep);
     world.make(WEB, "", ["starting", "gone"]);

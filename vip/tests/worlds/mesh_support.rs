@@ -81,7 +81,7 @@ impl Swarm {
         let Self { dir, names, wire, overlay, .. } = self;
         let mut building = Building { dir, names, rp_filter, wire, overlay };
         let place = building.task(&self.nodes[node].host.netns, name, last);
-        place.serve(name);
+        place.serve(name, TARGET);
         place
     }
 }
@@ -115,6 +115,33 @@ impl Swarm {
         let program = self.dir.join("dockerd");
         std::fs::copy("/bin/sleep", &program).unwrap();
         Engine(std::process::Command::new(program).arg("1000").spawn().unwrap())
+    }
+}
+
+impl Place {
+    /// What the engine does in each task: whatever comes to a published port it leads to its target.
+    pub(crate) fn redirect(&self, ports: &[(u8, u16, u16)]) {
+        let table = Table { family: Family::Ip, name: "docker" };
+        let (kind, point) = (ChainKind::Nat, HookPoint::Prerouting);
+        let mut batch = Batch::new();
+        batch.add_table(table, false);
+        batch.add_chain(table, "PREROUTING", Some(Hook { kind, point, priority: -100 }));
+        for (protocol, published, target) in ports {
+            let own = self.address.octets().to_vec();
+            let rule = [
+                Expr::Payload { base: PayloadBase::Network, offset: 16, len: 4, to: 0 },
+                Expr::Cmp { op: CmpOp::Eq, from: 0, data: own.clone() },
+                Expr::Meta { key: MetaKey::L4Proto, to: 0 },
+                Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![*protocol] },
+                Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: 0 },
+                Expr::Cmp { op: CmpOp::Eq, from: 0, data: published.to_be_bytes().to_vec() },
+                Expr::Immediate { to: 0, data: own },
+                Expr::Immediate { to: 1, data: target.to_be_bytes().to_vec() },
+                Expr::Nat { kind: NatKind::Dnat, address: 0, port: Some(1) },
+            ];
+            batch.add_rule(table, "PREROUTING", &rule, b"");
+        }
+        Socket::open(&self.netns).unwrap().commit(&batch).unwrap();
     }
 }
 
@@ -242,10 +269,10 @@ fn plug_into(
 }
 
 impl Place {
-    /// Says `NAME sees ADDRESS` to whoever comes to [`TARGET`], over TCP and UDP, and over TCP
-    /// again for each byte.
-    fn serve(&self, name: &str) {
-        let here = SocketAddr::from((Ipv4Addr::UNSPECIFIED, TARGET));
+    /// Says `NAME sees ADDRESS` to whoever comes to `port`, over TCP and UDP, and over TCP again for
+    /// each byte.
+    pub(crate) fn serve(&self, name: &str, port: u16) {
+        let here = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let listener = socket::tcp_listener(&self.netns, here).unwrap();
         listener.set_nonblocking(false).unwrap();
         let datagrams = socket::udp_bound(&self.netns, here).unwrap();

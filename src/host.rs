@@ -43,7 +43,7 @@ impl Host for ThisHost {
         Ok(far.collect())
     }
 
-    fn redirected_ports(&self, path: &Path) -> io::Result<Vec<(u16, Protocol)>> {
+    fn redirected_ports(&self, path: &Path) -> io::Result<Vec<(u16, u16, Protocol)>> {
         let netns = Netns::open(path).map_err(io::Error::other)?;
         vip::mesh::redirected_ports(&netns).map_err(io::Error::other)
     }

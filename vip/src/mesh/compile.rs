@@ -119,6 +119,16 @@ fn ingress_of(snapshot: &Snapshot) -> Option<(&Network, PathBuf)> {
 }
 
 fn taken(service: &Service, port: Port, owner: &Service, notes: &mut Notes) {
+    if service.id == owner.id {
+        // The engine lists ports without their protocols where only gossip tells of a service.
+        notes.error(
+            format!("service {}", service.name),
+            format!("port {port}"),
+            "has a target for each protocol, and this node cannot tell which has which",
+            "run a task of the service here, or publish ports of different numbers",
+        );
+        return;
+    }
     notes.error(
         format!("service {}", service.name),
         format!("port {port}"),

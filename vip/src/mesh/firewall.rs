@@ -103,8 +103,9 @@ fn step(listing: &str, want: bool) -> Option<Step> {
     }
 }
 
-/// The published ports that the engine's rules in a task's namespace lead to their targets.
-pub fn redirected_ports(netns: &Netns) -> Result<Vec<(u16, Protocol)>, MeshError> {
+/// The published ports that the engine's rules in a task's namespace lead to their targets:
+/// published, target, and the protocol.
+pub fn redirected_ports(netns: &Netns) -> Result<Vec<(u16, u16, Protocol)>, MeshError> {
     let read = || {
         let mut ports = Vec::new();
         for program in programs("nat") {
@@ -117,13 +118,14 @@ pub fn redirected_ports(netns: &Netns) -> Result<Vec<(u16, Protocol)>, MeshError
 }
 
 /// `-A PREROUTING -d 10.0.0.7/32 -p udp -m udp --dport 8053 -j REDIRECT --to-ports 53`.
-fn redirected(rule: &str) -> Option<(u16, Protocol)> {
+fn redirected(rule: &str) -> Option<(u16, u16, Protocol)> {
     let words: Vec<&str> = rule.split_ascii_whitespace().collect();
     let behind = |word: &str| words.iter().skip_while(|it| **it != word).nth(1).copied();
     let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     let protocol = protocols.into_iter().find(|it| Some(it.0) == behind("-p"))?.1;
-    let port = behind("--dport")?.parse().ok()?;
-    (behind("-j") == Some("REDIRECT")).then_some((port, protocol))
+    let published = behind("--dport")?.parse().ok()?;
+    let target = behind("--to-ports")?.parse().ok()?;
+    (behind("-j") == Some("REDIRECT")).then_some((published, target, protocol))
 }
 
 /// The programs whose backends have tables in this namespace. To ask the legacy one would make it
@@ -269,6 +271,6 @@ mod tests {
              -A PREROUTING -d 10.0.0.7/32 -p udp -m udp --dport 8053 -j REDIRECT --to-ports 53\n\
              -A PREROUTING -d 10.0.0.7/32 -p tcp -m tcp --dport 9 -j DNAT --to 10.0.0.8\n";
         let found: Vec<_> = rules.lines().filter_map(redirected).collect();
-        assert_eq!(found, [(8001, Protocol::Tcp), (8053, Protocol::Udp)]);
+        assert_eq!(found, [(8001, 80, Protocol::Tcp), (8053, 53, Protocol::Udp)]);
     }
 }

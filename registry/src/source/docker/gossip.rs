@@ -29,9 +29,9 @@ pub(crate) struct Gossip {
     /// Endpoints of other nodes on that network, each with its node's address, as the kernel has
     /// them (the ingress network only).
     pub(crate) neighbours: BTreeSet<Neighbour>,
-    /// The protocols of published ports, as the engine's rules for local tasks have them (the
-    /// ingress network only).
-    pub(crate) protocols: BTreeSet<(u16, Protocol)>,
+    /// Published and target ports with their protocols, as the engine's rules for local tasks have
+    /// them (the ingress network only).
+    pub(crate) protocols: BTreeSet<(u16, u16, Protocol)>,
 }
 
 /// A service on that network.

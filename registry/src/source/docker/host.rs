@@ -42,9 +42,9 @@ pub trait Host: Send + Sync + 'static {
     }
 
     /// The published ports that the engine's rules in a task's network namespace lead to their
-    /// targets, with the protocol, which nothing else tells on a worker. May run a program of the
+    /// targets: published, target, and the protocol, which nothing else tells on a worker. May run a program of the
     /// host; called off the runtime's workers.
-    fn redirected_ports(&self, path: &Path) -> io::Result<Vec<(u16, Protocol)>> {
+    fn redirected_ports(&self, path: &Path) -> io::Result<Vec<(u16, u16, Protocol)>> {
         let reason = format!("cannot read the firewall in `{}`", path.display());
         Err(io::Error::new(io::ErrorKind::Unsupported, reason))
     }

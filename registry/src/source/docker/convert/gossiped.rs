@@ -51,16 +51,22 @@ pub(super) fn services(view: &View) -> Vec<Service> {
 }
 
 /// Gossip lists a port once for each protocol without naming it: twice is both. Once is what the
-/// engine's rules for a local task say, and where there is none it may be either.
+/// engine's rules for a local task say, and where there is none it may be whatever these do not
+/// lead to another target.
 fn ports(gossip: &Gossip, service: &GossipService) -> Vec<PublishedPort> {
     let pairs: BTreeSet<(u16, u16)> = service.ports.iter().copied().collect();
     let mut ports = Vec::new();
     for (published, target) in pairs {
-        let times = service.ports.iter().filter(|it| it.0 == published).count();
-        let said = |protocol| times == 1 && gossip.protocols.contains(&(published, protocol));
+        let is_both = service.ports.iter().filter(|it| **it == (published, target)).count() > 1;
+        let said = |protocol| gossip.protocols.contains(&(published, target, protocol));
         let some_said = said(Protocol::Tcp) || said(Protocol::Udp);
+        let another_s = |protocol| {
+            let mut other = service.ports.iter().filter(|it| it.0 == published && it.1 != target);
+            other.any(|it| gossip.protocols.contains(&(published, it.1, protocol)))
+        };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            if !some_said || said(protocol) {
+            let is_open = !some_said && !another_s(protocol);
+            if is_both || said(protocol) || is_open {
                 let mode = PublishMode::Ingress;
                 ports.push(PublishedPort { published, target, protocol, mode, name: None });
             }
@@ -214,5 +220,33 @@ impl<'a> Here<'a> {
     fn has(&self, task: &GossipTask) -> bool {
         (self.address.is_some() && task.host == self.address)
             || self.endpoints.contains(task.endpoint.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_protocol_of_a_port_leads_to_the_target_that_the_engines_rules_say() {
+        use Protocol::{Tcp, Udp};
+        type Told<'a> = &'a [(u16, u16, Protocol)];
+        type Case<'a> = (&'a [(u16, u16)], Told<'a>, Told<'a>);
+        let cases: &[Case<'_>] = &[
+            (&[(8001, 80)], &[(8001, 80, Tcp)], &[(8001, 80, Tcp)]),
+            (&[(8001, 80)], &[], &[(8001, 80, Tcp), (8001, 80, Udp)]),
+            (&[(1, 80), (1, 80)], &[(1, 80, Tcp)], &[(1, 80, Tcp), (1, 80, Udp)]),
+            (&[(1, 53), (1, 80)], &[(1, 53, Udp), (1, 80, Tcp)], &[(1, 53, Udp), (1, 80, Tcp)]),
+            (&[(1, 53), (1, 80)], &[(1, 80, Tcp)], &[(1, 53, Udp), (1, 80, Tcp)]),
+        ];
+        for (listed, said, expected) in cases {
+            let service = GossipService { ports: listed.to_vec(), ..GossipService::default() };
+            let protocols = said.iter().copied().collect();
+            let gossip = Gossip { protocols, ..Gossip::default() };
+            let ports = ports(&gossip, &service);
+            let ports: Vec<_> =
+                ports.iter().map(|it| (it.published, it.target, it.protocol)).collect();
+            assert_eq!(ports, *expected, "{listed:?} {said:?}");
+        }
     }
 }

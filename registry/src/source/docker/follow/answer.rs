@@ -124,7 +124,7 @@ async fn look_at_mesh<H: Host>(
         let mut ports = BTreeSet::new();
         // Tasks of one service tell the same.
         for task in tasks.iter().take(TASKS_ASKED) {
-            if wanted.iter().all(|port| ports.iter().any(|(known, _)| known == port)) {
+            if wanted.iter().all(|port| ports.iter().any(|(known, _, _)| known == port)) {
                 break;
             }
             ports.extend(host.redirected_ports(task).ok().into_iter().flatten());

@@ -32,6 +32,8 @@ pub struct Network {
     pub ingress: bool,
     /// Its address ranges.
     pub subnets: Vec<IpNet>,
+    /// The addresses of its gateways, as far as they are known.
+    pub gateways: Vec<IpAddr>,
     /// The user's labels.
     pub labels: Labels,
     /// Whether every name of this network is in the registry.

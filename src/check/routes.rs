@@ -115,6 +115,7 @@ fn network(id: NetworkId) -> Network {
         internal: false,
         ingress: false,
         subnets: Vec::new(),
+        gateways: Vec::new(),
         labels: BTreeMap::new(),
         names: Completeness::Complete,
         reach: Reach::Host,

@@ -9,6 +9,7 @@
 //! route RANGE             the host has a route there from here on; without lines of its own
 //! created SERVICE TIME    when it was made; without lines of its own
 //! vip SERVICE NET ADDRESS its VIP as a source might say that checks less; without lines of its own
+//! gateway NET ADDRESS     a gateway of the network; without lines of its own
 //! plan SANDBOX            what it is to hold
 //! changes SANDBOX         what leads there from the step before
 //! addresses               what is published to the resolver
@@ -99,6 +100,11 @@ impl<'a> Case<'a> {
                     let found = draft.services.iter_mut().find(|it| it.name == service);
                     found.expect("such a service").created = time.parse().unwrap();
                 }
+                ["gateway", network, address] => {
+                    let found = draft.networks.iter_mut().find(|it| it.name == network);
+                    let found = found.expect("such a network");
+                    found.gateways.push(address.parse().unwrap());
+                }
                 ["vip", service, network, address] => {
                     let found = draft.services.iter_mut().find(|it| it.name == service);
                     let networks = &mut found.expect("such a service").networks;
@@ -131,9 +137,10 @@ impl<'a> Case<'a> {
         };
         let words: Vec<_> = line.split(' ').collect();
         match *words {
-            [""] | ["at" | "pool" | "route", _] | ["created", _, _] | ["vip", _, _, _] => {
-                String::new()
-            }
+            [""]
+            | ["at" | "pool" | "route", _]
+            | ["created" | "gateway", _, _]
+            | ["vip", _, _, _] => String::new(),
             ["plan", name] => plan
                 .sandboxes
                 .get(&id(name))

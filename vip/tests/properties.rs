@@ -56,6 +56,7 @@ fn network() -> impl Strategy<Value = Network> {
             internal: false,
             ingress,
             subnets: subnets.iter().map(|it| it.parse().unwrap()).collect(),
+            gateways: Vec::new(),
             labels: BTreeMap::new(),
             names: Completeness::Complete,
             reach: Reach::Host,

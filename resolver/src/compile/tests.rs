@@ -28,6 +28,7 @@ fn network(id: &str, name: &str) -> Network {
         internal: false,
         ingress: false,
         subnets: vec!["10.0.0.0/24".parse().unwrap()],
+        gateways: Vec::new(),
         labels: BTreeMap::default(),
         names: Completeness::Complete,
         reach: Reach::Host,

@@ -61,6 +61,7 @@ pub(crate) fn network() -> impl Strategy<Value = Network> {
                 format!("10.0.{subnet}.0/24").parse().unwrap(),
                 "fd00::/120".parse().unwrap(),
             ],
+            gateways: Vec::new(),
             labels: BTreeMap::new(),
             names: if gossip { Completeness::Gossip } else { Completeness::Complete },
             reach: Reach::Nowhere,

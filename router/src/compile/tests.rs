@@ -65,6 +65,7 @@ fn network(name: &'static str) -> impl Strategy<Value = Network> {
         internal: false,
         ingress: name == "ingress",
         subnets: Vec::new(),
+        gateways: Vec::new(),
         labels: Labels::new(),
         names: Completeness::Complete,
         reach,

@@ -109,6 +109,7 @@ pub(crate) fn network(name: &str) -> Network {
         internal: false,
         ingress: false,
         subnets: Vec::new(),
+        gateways: Vec::new(),
         labels: BTreeMap::new(),
         names: Completeness::Complete,
         reach: Reach::Host,

@@ -34,16 +34,22 @@ impl Wanted {
         notes: &mut Notes,
     ) -> Self {
         let mut wanted = Self::default();
+        let given = given(snapshot);
         // Swarm's ingress network has no names and no clients; the mesh serves it.
         for network in snapshot.networks().filter(|it| !it.ingress) {
             let living = living_addresses(snapshot, network);
             let holders = BTreeMap::new();
-            let mut place = Place { snapshot, network, config, living, holders };
-            let mut services: Vec<_> =
-                snapshot.services_on(&network.id).filter(|it| it.mode == Mode::Vip).collect();
-            services.sort_by_key(|it| (it.created, &it.id));
-            for service in services {
-                let choice = place.choice(service, specs.get(&service.id), notes);
+            let mut place = Place { snapshot, network, config, living, holders, given: &given };
+            let mut services: Vec<_> = snapshot
+                .services_on(&network.id)
+                .filter(|it| it.mode == Mode::Vip)
+                .map(|it| (it, place.choice(it, specs.get(&it.id), notes)))
+                .collect();
+            // No label takes what a source gave.
+            services.sort_by_key(|(it, choice)| {
+                (choice.is_some_and(|it| it.by_label), it.created, &it.id)
+            });
+            for (service, choice) in services {
                 for family in IpFamily::ALL {
                     wanted.add(&mut place, service, family, choice, notes);
                 }
@@ -106,6 +112,8 @@ struct Place<'a> {
     living: BTreeMap<IpAddr, &'a Task>,
     /// The services that have a fixed VIP so far.
     holders: BTreeMap<IpAddr, &'a Service>,
+    /// The VIPs that sources gave, on all networks.
+    given: &'a BTreeMap<IpAddr, &'a Service>,
 }
 
 impl<'a> Place<'a> {
@@ -138,7 +146,6 @@ impl<'a> Place<'a> {
 
     fn check(&mut self, service: &'a Service, choice: Choice, notes: &mut Notes) -> Fixed {
         let vip = choice.vip;
-        let network = self.network;
         if let IpAddr::V6(_) = vip
             && !self.has(IpFamily::V6)
         {
@@ -168,19 +175,19 @@ impl<'a> Place<'a> {
             notes.error(subject(service), self.title(), text, "choose an address that no task has");
             return Fixed::Refused;
         }
-        if let Some(older) = self.holders.get(&vip) {
-            let text = format!("{vip} is also the VIP of service {}, which is older", older.name);
+        if let Some(holder) = self.holders.get(&vip) {
+            let by_source = self.given.contains_key(&vip) && choice.by_label;
+            let why = if by_source { "which was given it" } else { "which is older" };
+            let text = format!("{vip} is also the VIP of service {}, {why}", holder.name);
             let remedy = "choose another address, or leave it out";
             notes.error(subject(service), self.title(), text, remedy);
             return Fixed::Refused;
         }
-        let inside = network.subnets.iter().any(|it| it.contains(&vip));
         if choice.by_label
-            && !inside
-            && let Some(whose) = self.whose(vip)
+            && let Some(why) = self.forbids(vip)
         {
-            let text = format!("{vip} belongs to {whose}; the VIP is not used");
-            let remedy = "choose an address of this network or of none, or leave it out";
+            let text = format!("{vip} {why}; the VIP is not used");
+            let remedy = "choose a free address of this network or of the pool, or leave it out";
             notes.error(subject(service), self.title(), text, remedy);
             return Fixed::Refused;
         }
@@ -188,13 +195,33 @@ impl<'a> Place<'a> {
         Fixed::At(vip)
     }
 
+    /// Why a label must not have this address. Anybody who starts a container writes labels, and all
+    /// on the network would be led to its tasks: only what is free for VIPs can be asked for.
+    fn forbids(&self, vip: IpAddr) -> Option<String> {
+        let mut subnets = subnets_of(self.network, IpFamily::of(vip));
+        if let Some(subnet) = subnets.find(|it| it.contains(&vip)) {
+            if self.network.gateways.contains(&vip) {
+                return Some("is the network's gateway".to_owned());
+            }
+            let is_end = [subnet.network(), subnet.broadcast()].contains(&vip);
+            return is_end.then(|| format!("is an end of {subnet}"));
+        }
+        let pool = self.config.pool_of(IpFamily::of(vip));
+        if !pool.contains(&vip) {
+            return Some(format!("is neither in a subnet of this network nor in {pool}"));
+        }
+        self.whose(vip).map(|whose| format!("belongs to {whose}"))
+    }
+
     /// What an address outside of this network belongs to, where that is known.
     fn whose(&self, vip: IpAddr) -> Option<String> {
         let mut networks = self.snapshot.networks();
         let other = networks.find(|it| it.subnets.iter().any(|it| it.contains(&vip)));
+        let service = || self.given.get(&vip);
         let route = || self.config.host_routes.iter().find(|it| it.contains(&vip));
         other
             .map(|it| format!("network {}", it.name))
+            .or_else(|| service().map(|it| format!("service {}", it.name)))
             .or_else(|| route().map(|it| format!("the host's route {it}")))
     }
 
@@ -215,6 +242,13 @@ impl<'a> Place<'a> {
             || tasks().next().is_none()
             || tasks().any(|it| addresses_of(it, network, family).next().is_some())
     }
+}
+
+/// The VIPs that sources gave, and to whom.
+fn given(snapshot: &Snapshot) -> BTreeMap<IpAddr, &Service> {
+    let services = snapshot.services().filter(|it| it.mode == Mode::Vip);
+    let vips = |it: &'_ Service| it.networks.values().filter_map(|on| on.vip).collect::<Vec<_>>();
+    services.flat_map(|it| vips(it).into_iter().map(move |vip| (vip, it))).collect()
 }
 
 fn subject(service: &Service) -> String {

@@ -96,6 +96,7 @@ fn network(view: &View, network: &EngineNetwork) -> Network {
         internal: network.internal,
         ingress: network.ingress,
         subnets: network.subnets.clone(),
+        gateways: network.gateways.clone(),
         labels: network.labels.clone(),
         names: if complete { Completeness::Complete } else { Completeness::Gossip },
         reach,

@@ -45,6 +45,7 @@ fn network(raw: &RawNetwork) -> Network {
         internal: raw.internal,
         ingress: raw.ingress,
         subnets: raw.subnets.clone(),
+        gateways: Vec::new(),
         labels: raw.labels.clone(),
         names: Completeness::Complete,
         reach: raw.reach.clone(),

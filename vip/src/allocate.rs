@@ -37,6 +37,9 @@ pub(crate) struct Ground {
     pub(crate) pool: IpNet,
     /// Subnets of all networks.
     pub(crate) subnets: BTreeSet<IpNet>,
+    /// What the host has routes to: no new block lies there. Routes come and go, and what is in use
+    /// stays where it is.
+    pub(crate) routed: BTreeSet<IpNet>,
     /// Single addresses that somebody has: fixed VIPs, tasks.
     pub(crate) taken: BTreeSet<IpAddr>,
 }
@@ -89,7 +92,7 @@ impl Allocator<'_> {
     /// Takes over what lies in the pool, in no subnet, and is nobody else's.
     fn keep_possible(&mut self, old: &Leases) {
         for (range, block) in &old.blocks {
-            let sound = self.ground.usable(*range) && !self.overlaps(*range);
+            let sound = self.ground.tenable(*range) && !self.overlaps(*range);
             let mut kept = Block { network: block.network.clone(), leases: BTreeMap::new() };
             for (address, lease) in &block.leases {
                 if sound && range.contains(address) && !self.ground.taken.contains(address) {
@@ -186,8 +189,13 @@ impl Allocator<'_> {
 }
 
 impl Ground {
-    /// Whether a block may lie there at all.
+    /// Whether a new block may lie there.
     fn usable(&self, range: IpNet) -> bool {
+        self.tenable(range) && !self.routed.iter().any(|it| overlap(*it, range))
+    }
+
+    /// Whether a block that was given may stay.
+    fn tenable(&self, range: IpNet) -> bool {
         self.pool.contains(&range) && !self.subnets.iter().any(|it| overlap(*it, range))
     }
 

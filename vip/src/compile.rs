@@ -47,7 +47,8 @@ pub struct Config {
     pub data_plane: DataPlane,
     /// How long connections to a draining task may go on, unless its service says otherwise.
     pub drain: Duration,
-    /// What the host has routes to, the default route left out: no VIP may hide it.
+    /// What the host has routes to. No new VIP of the pool hides one that lies inside the pool;
+    /// longer ways that cover it (a VPN's 128.0.0.0/1) are kinds of default route.
     pub host_routes: BTreeSet<IpNet>,
 }
 
@@ -74,6 +75,12 @@ impl Config {
             IpFamily::V4 => self.pool.trunc().into(),
             IpFamily::V6 => self.pool6.trunc().into(),
         }
+    }
+
+    /// The host's routes that lie inside the pool.
+    fn routes_of(&self, family: IpFamily) -> impl Iterator<Item = IpNet> {
+        let pool = self.pool_of(family);
+        self.host_routes.iter().map(IpNet::trunc).filter(move |it| pool.contains(it))
     }
 }
 
@@ -146,16 +153,14 @@ fn subnets_of(network: &Network, family: IpFamily) -> impl Iterator<Item = IpNet
 /// What the allocator must keep off.
 fn ground(snapshot: &Snapshot, wanted: &Wanted, config: &Config, family: IpFamily) -> Ground {
     let pool = config.pool_of(family);
-    let mut subnets: BTreeSet<_> =
-        snapshot.networks().flat_map(|it| subnets_of(it, family)).collect();
-    let routes = config.host_routes.iter().filter(|it| IpFamily::of(it.addr()) == family);
-    subnets.extend(routes.map(IpNet::trunc));
+    let subnets = snapshot.networks().flat_map(|it| subnets_of(it, family)).collect();
+    let routed = config.routes_of(family).collect();
     let mut taken: BTreeSet<_> = wanted.fixed.values().flat_map(|it| it.iter()).collect();
     for task in snapshot.tasks().filter(|it| it.state != ServingState::Stopped) {
         taken.extend(task.networks.values().flat_map(|it| &it.addresses));
     }
     taken.retain(|it| pool.contains(it));
-    Ground { pool, subnets, taken }
+    Ground { pool, subnets, routed, taken }
 }
 
 fn tell(allocation: &Allocation, family: IpFamily, config: &Config, notes: &mut Notes) {

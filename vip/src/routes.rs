@@ -49,11 +49,11 @@ impl RoutesError {
     }
 }
 
-/// What this process's own namespace has routes to, the default route and ours left out.
+/// What this process's own namespace has routes to, ours left out.
 pub(crate) fn of_the_host() -> Result<BTreeSet<IpNet>, RoutesError> {
     let routes = route::routes(&Netns::this().map_err(RouteError::from)?)?;
     let others = routes.into_iter().filter(|it| it.protocol != route::PROTOCOL);
-    Ok(others.map(|it| it.destination).filter(|it| it.prefix_len() > 0).collect())
+    Ok(others.map(|it| it.destination).collect())
 }
 
 /// Our routes in the namespace.

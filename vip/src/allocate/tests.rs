@@ -20,7 +20,8 @@ fn claims(networks: &[(&str, &[&str])]) -> Claims {
 }
 
 fn ground(pool: &str) -> Ground {
-    Ground { pool: pool.parse().unwrap(), subnets: BTreeSet::new(), taken: BTreeSet::new() }
+    let (subnets, routed, taken) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    Ground { pool: pool.parse().unwrap(), subnets, routed, taken }
 }
 
 fn print(leases: &Leases) -> Vec<String> {
@@ -127,6 +128,17 @@ fn an_address_moves_when_a_network_is_made_around_it() {
 }
 
 #[test]
+fn no_address_moves_for_a_route_and_none_is_given_where_it_leads() {
+    let mut ground = ground("240.240.0.0/16");
+    let one = allocate(&Leases::default(), &claims(&[("blue", &["web"])]), &ground, 0);
+    ground.routed.insert("240.240.0.0/20".parse().unwrap());
+    let two = claims(&[("blue", &["web"]), ("green", &["web"])]);
+    let two = allocate(&one.leases, &two, &ground, MINUTE);
+    assert_eq!(print(&two.leases), ["240.240.0.1 web on blue", "240.240.16.1 web on green"]);
+    assert_eq!(two.moved, []);
+}
+
+#[test]
 fn a_clock_that_was_set_back_does_not_make_an_address_rest_for_years() {
     let ground = ground("240.240.0.0/16");
     let late = 1_000_000 * MINUTE;
@@ -150,11 +162,9 @@ fn any_ground() -> impl Strategy<Value = Ground> {
     let address = any::<u8>().prop_map(|it| IpAddr::from([10, 9, 0, it]));
     let subnet = (address.clone(), 26..=32_u8)
         .prop_map(|(it, prefix)| IpNet::new(it, prefix).unwrap().trunc());
-    (btree_set(subnet, 0..3), btree_set(address, 0..8)).prop_map(move |(subnets, taken)| Ground {
-        pool,
-        subnets,
-        taken,
-    })
+    let ranges = || btree_set(subnet.clone(), 0..3);
+    (ranges(), ranges(), btree_set(address, 0..8))
+        .prop_map(move |(subnets, routed, taken)| Ground { pool, subnets, routed, taken })
 }
 
 proptest! {
@@ -169,6 +179,8 @@ proptest! {
             prop_assert_eq!(got.leases.in_use().len() + got.unserved.len(), claimed);
             let ranges: Vec<_> = got.leases.blocks.keys().collect();
             for (range, block) in &got.leases.blocks {
+                let is_new = !leases.blocks.contains_key(range);
+                prop_assert!(!is_new || !ground.routed.iter().any(|it| overlap(*it, *range)));
                 prop_assert!(ground.pool.contains(range));
                 prop_assert!(!ground.subnets.iter().any(|it| overlap(*it, *range)));
                 prop_assert_eq!(ranges.iter().filter(|it| overlap(***it, *range)).count(), 1);

@@ -218,7 +218,7 @@ impl<'a> Place<'a> {
         let mut networks = self.snapshot.networks();
         let other = networks.find(|it| it.subnets.iter().any(|it| it.contains(&vip)));
         let service = || self.given.get(&vip);
-        let route = || self.config.host_routes.iter().find(|it| it.contains(&vip));
+        let route = || self.config.routes_of(IpFamily::of(vip)).find(|it| it.contains(&vip));
         other
             .map(|it| format!("network {}", it.name))
             .or_else(|| service().map(|it| format!("service {}", it.name)))

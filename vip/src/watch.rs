@@ -53,6 +53,7 @@ struct Shared<Place> {
 /// One sandbox that is watched; dropping it ends that.
 #[derive(Debug)]
 pub(crate) struct Watch {
+    cookie: u64,
     port: u32,
     task: AbortHandle,
 }
@@ -61,6 +62,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Begun {
     monitor: Monitor,
+    /// The namespace, by its cookie: ports are given anew in each.
+    cookie: u64,
     table: &'static str,
     port: u32,
     /// Whether something may have happened between the visit and the subscription.
@@ -88,19 +91,19 @@ impl<Place: Clone + Debug + Ord + Send + 'static> Watches<Place> {
     /// Waits for changes in a sandbox.
     pub(crate) fn follow(&mut self, id: Place, begun: Begun) -> Watch {
         while self.tasks.try_join_next().is_some() {}
-        let Begun { monitor, table, port, doubtful } = begun;
+        let Begun { monitor, cookie, table, port, doubtful } = begun;
         if doubtful {
             self.shared.doubt(id.clone());
         }
         let task = self.tasks.spawn(follow(Arc::clone(&self.shared), id, monitor, (table, port)));
-        Watch { port, task }
+        Watch { cookie, port, task }
     }
 }
 
 impl Watch {
-    /// Whether this still tells our own changes from those of others.
+    /// Whether this is about that namespace, and still tells our own changes from those of others.
     pub(crate) fn fits(&self, known: &Known) -> bool {
-        known.port() == Some(self.port) && self.hears()
+        known.cookie == self.cookie && known.port() == Some(self.port) && self.hears()
     }
 
     /// Whether the subscription still stands.
@@ -136,7 +139,7 @@ pub(crate) fn begin(path: &Path, known: &mut Known) -> Result<Option<Begun>, Nft
     let monitor = Monitor::open(&netns, Some(MUTED))?;
     // Who serves names may have been that; then the visit finds all as it was.
     let doubtful = before.is_none() || before != known.generation();
-    Ok(Some(Begun { monitor, table: TABLE_NAME, port, doubtful }))
+    Ok(Some(Begun { monitor, cookie: known.cookie, table: TABLE_NAME, port, doubtful }))
 }
 
 /// Subscribes to the changes of `table` by other sockets than that with `port`, which did not read
@@ -146,7 +149,9 @@ pub(crate) fn begin_before(
     table: &'static str,
     port: u32,
 ) -> Result<Begun, NftError> {
-    Ok(Begun { monitor: Monitor::open(netns, Some(MUTED))?, table, port, doubtful: false })
+    let cookie = netns.cookie()?;
+    let monitor = Monitor::open(netns, Some(MUTED))?;
+    Ok(Begun { monitor, cookie, table, port, doubtful: false })
 }
 
 async fn follow<Place: Clone + Debug + Ord>(

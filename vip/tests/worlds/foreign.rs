@@ -146,6 +146,27 @@ async fn a_namespace_that_is_watched_goes_when_its_container_does() {
 }
 
 #[tokio::test]
+async fn a_namespace_in_the_place_of_another_is_watched_and_the_other_goes() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 1, 11);
+    let client = world.host("client", 100);
+    let path = world.path("client");
+    let text = |host: &Host, tasks| {
+        let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", tasks, 11);
+        text.sandbox(host, &path).0
+    };
+    let mut running = Running::begin(world.manager().vip, &text(&client, 1)).await;
+    kernel::link::unname_netns(&path).unwrap();
+    drop(client);
+    let client = world.host("client", 101);
+    running.make(&text(&client, 2), 2).await;
+    wait_until(|| world.has_port(100), |there| !there).await;
+    client.nft(|batch| batch.delete_table(TABLE));
+    wait_until(|| has_table(&client), |there| *there).await;
+    running.end().await;
+}
+
+#[tokio::test]
 async fn after_more_changes_than_can_be_told_the_next_is_still_heard_of() {
     let mut world = World::new();
     let _tasks = world.tasks("web", 1, 11);

@@ -39,8 +39,18 @@ pub(crate) struct Doors {
     ports: BTreeSet<Port>,
     /// Ports of them that a program has on one address.
     kept: BTreeSet<(Port, Ipv4Addr)>,
-    /// Whether a portolan before this one may have left something.
+    /// Where nothing of ours is, for sure: neither a portolan before this one left something, nor
+    /// did an attempt to remove it fail.
+    bare: Bare,
+    /// Whether the engine's firewall was looked at, where a portolan before this one may have left
+    /// something.
     looked: bool,
+}
+
+#[derive(Debug, Default)]
+struct Bare {
+    host: bool,
+    doorway: bool,
 }
 
 #[derive(Debug)]
@@ -140,6 +150,7 @@ impl Doors {
         let [outer, inner] = doorway.devices.clone();
         let forward = Need::Value("ipv4/ip_forward".to_owned(), "1");
         let needs = [Need::Loose(outer), Need::Loose(inner), forward];
+        self.bare.doorway = false;
         let mut changes = sysctls.hold(&netns, netns.cookie()?, &needs)?;
         let wanted = ingress.ports.iter();
         let wanted = wanted.map(|(port, it)| (*port, it.slots.as_slice(), it.affinity)).collect();
@@ -165,11 +176,11 @@ impl Doors {
         let host = Netns::this()?;
         let leading = Leading::of(plan, inside);
         if leading.is_empty() {
-            let nothing = self.looked && self.host.is_none();
             (self.host, self.ports) = (None, BTreeSet::new());
             self.kept.clear();
-            return if nothing { Ok(0) } else { clear(&host, host.cookie()?, sysctls) };
+            return bare(&mut self.bare.host, &host, sysctls);
         }
+        self.bare.host = false;
         // Who came first has a port: those that lead here are not asked about again.
         let contested =
             |it: &&Port| !self.ports.contains(it) || self.kept.iter().any(|(port, _)| port == *it);
@@ -200,12 +211,9 @@ impl Doors {
     }
 
     fn leave_doorway(&mut self, netns: &Path, sysctls: &Sysctls) -> Result<usize, MeshError> {
-        if self.looked && self.doorway.is_none() {
-            return Ok(0);
-        }
         self.doorway = None;
         let Some(netns) = open(netns, None)? else { return Ok(0) };
-        clear(&netns, netns.cookie()?, sysctls)
+        bare(&mut self.bare.doorway, &netns, sysctls)
     }
 
     fn firewall(&self, leads: bool, swarm: bool, report: &mut Report) {
@@ -218,6 +226,16 @@ impl Doors {
             Err(error) => report.failures.push(("engine's firewall", error.into())),
         }
     }
+}
+
+/// Removes all of ours from a namespace that is not known to be `bare`, and then is.
+fn bare(bare: &mut bool, netns: &Netns, sysctls: &Sysctls) -> Result<usize, MeshError> {
+    if *bare {
+        return Ok(0);
+    }
+    let changes = clear(netns, netns.cookie()?, sysctls)?;
+    *bare = true;
+    Ok(changes)
 }
 
 fn engine_has_it(notes: &mut Notes) {

@@ -105,20 +105,25 @@ fn settle(
 }
 
 /// Removes all of ours from a namespace that no plan names any more.
-pub(crate) fn leave(path: Path, sysctls: &Sysctls) -> Visit {
+pub(crate) fn leave(mut path: Path, sysctls: &Sysctls) -> Visit {
     let left = || match open(&path.way.netns, Some(path.cookie))? {
         Some(netns) => clear(&netns, path.cookie, sysctls),
         None => Ok(sysctls.forget(path.cookie).map(|()| 0)?),
     };
     match left() {
         Ok(changes) => Visit { changes, ..Visit::default() },
-        Err(failure) => Visit { path: Some(path), changes: 0, failure: Some(failure) },
+        Err(failure) => {
+            // Half of it may be gone.
+            path.laid.doubt();
+            Visit { path: Some(path), changes: 0, failure: Some(failure) }
+        }
     }
 }
 
-/// Removes table, rules and routes, and puts sysctls back; gives how many things that were.
+/// Puts sysctls back, and removes rules, routes and then the table, whose guard stands as long as
+/// anything else does; gives how many things that were.
 pub(crate) fn clear(netns: &Netns, cookie: u64, sysctls: &Sysctls) -> Result<usize, MeshError> {
-    let table = usize::from(laid::remove(netns)?);
+    let released = sysctls.release(netns, cookie)?;
     let routes = way::settle_routes(netns, "lo", &BTreeMap::new())?;
-    Ok(table + routes + sysctls.release(netns, cookie)?)
+    Ok(released + routes + usize::from(laid::remove(netns)?))
 }

@@ -91,13 +91,17 @@ impl Sysctls {
         let mut changed = self.lock();
         let here: Vec<_> = changed.keys().filter(|it| it.0 == cookie).cloned().collect();
         for place in here {
-            let Some(Change { was, now }) = changed.get(&place) else { continue };
-            if sysctl::read(netns, &place.1)?.as_ref() == Some(now) {
-                sysctl::write(netns, &place.1, was)?;
+            let Some(change) = changed.get(&place).cloned() else { continue };
+            if sysctl::read(netns, &place.1)?.as_ref() == Some(&change.now) {
+                sysctl::write(netns, &place.1, &change.was)?;
                 count += 1;
             }
             changed.remove(&place);
-            self.store(&changed)?;
+            if let Err(error) = self.store(&changed) {
+                // It is still written down, and the next time it is seen to again.
+                changed.insert(place, change);
+                return Err(error);
+            }
         }
         Ok(count)
     }

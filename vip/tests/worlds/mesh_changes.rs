@@ -2,6 +2,7 @@
 
 use kernel::netns::Netns;
 use kernel::nft::{Batch, Family, Socket, Table};
+use kernel::sysctl;
 use vip::mesh::ClientIp;
 
 use crate::mesh_support::{Manager, Place, Swarm, Text};
@@ -78,4 +79,36 @@ fn a_table_that_somebody_else_flushes_or_changes_is_put_right_at_once() {
         world.put_right(&text);
         assert_eq!(world.manager.make(&text), 0, "{}", path.display());
     }
+}
+
+#[test]
+fn what_could_not_be_put_back_is_tried_again_and_the_guard_stands_until_then() {
+    let mut world = One::new();
+    let (with, without) = (world.text(WEB), world.text(""));
+    let node = &world.swarm.nodes[0];
+    let [host, doorway] = [&node.host.path, &node.doorway.path].map(|it| Netns::open(it).unwrap());
+    let states = || {
+        let read = |netns: &Netns, name: &str| sysctl::read(netns, name).unwrap().unwrap();
+        let route = read(&host, "ipv4/conf/docker_gwbridge/route_localnet");
+        let filters = ["eth0", "eth1"].map(|it| format!("ipv4/conf/{it}/rp_filter"));
+        let filters = filters.map(|it| read(&doorway, &it));
+        (route, filters, read(&doorway, "ipv4/ip_forward"))
+    };
+    let before = states();
+    world.manager.make(&with);
+    assert_ne!(states(), before);
+    // What sysctls are cannot be written down.
+    let blocked = world.swarm.dir.join("state0/mesh-sysctls.json.new");
+    std::fs::create_dir(&blocked).unwrap();
+    for _ in 0..2 {
+        let (outcome, _) = world.manager.try_make(&without);
+        let failures = format!("{:?}", outcome.failures);
+        assert!(failures.contains("host") && failures.contains("doorway"), "{failures}");
+        assert!(has_table(&host) && has_table(&doorway));
+    }
+    std::fs::remove_dir(&blocked).unwrap();
+    world.manager.make(&without);
+    assert_eq!(states(), before);
+    assert!(!has_table(&host) && !has_table(&doorway) && !has_table(&world.task.netns));
+    assert_eq!(world.manager.make(&without), 0);
 }

@@ -94,16 +94,23 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
             }
         }
     }
+    let of_the_host = snapshot.networks().filter(|it| it.reach == Reach::Host && !it.ingress);
+    plan.alive = of_the_host.flat_map(|it| alive(snapshot, it)).collect();
     if let Some((network, netns)) = ingress {
         if !masquerade && !ports.is_empty() {
             plan.ways = ways(snapshot, network, &mut notes);
         }
-        let alive = snapshot.tasks_on(&network.id).filter(|it| lives(it));
-        let alive = alive.flat_map(|it| ipv4_of(it, &network.id)).collect();
+        let alive = alive(snapshot, network).collect();
         let subnets = subnets(network).collect();
         plan.ingress = Some(Ingress { netns, subnets, ports, alive, masquerade });
     }
     (plan, notes)
+}
+
+/// Tasks on a network that may hold connections.
+fn alive(snapshot: &Snapshot, network: &Network) -> impl Iterator<Item = Ipv4Addr> {
+    let tasks = snapshot.tasks_on(&network.id).filter(|it| lives(it));
+    tasks.flat_map(|it| ipv4_of(it, &network.id))
 }
 
 fn is_meshed(port: &PublishedPort) -> bool {

@@ -6,11 +6,12 @@
 //! - *told*: a client of a dead task learns of it at once, also one that only reads: its flow is
 //!   forgotten, and then it is made to speak ([`kernel::provoke`]); what it says finds nobody who
 //!   knows the connection and is answered with a reset;
-//! - *UDP has no end*: a flow whose task does not serve any more, or that began before there was
-//!   one, is forgotten, and its next datagram chooses anew.
+//! - *UDP has no end*: a flow whose task does not serve the port any more, or that began before
+//!   there was one, is forgotten, and its next datagram chooses anew.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 
 use kernel::conntrack::{self, Flow};
 use kernel::netns::Netns;
@@ -30,7 +31,9 @@ pub(crate) fn cut(
     last: &Plan,
     doorway: Option<(&Ingress, Ipv4Addr)>,
 ) -> Result<(), MeshError> {
-    if plan.ports().eq(last.ports()) && alive(plan) == alive(last) {
+    // Tasks on the host's networks are nobody's without a port that leads there.
+    let direct = !(plan.direct.is_empty() && last.direct.is_empty()) && plan.alive != last.alive;
+    if plan.ports().eq(last.ports()) && alive(plan) == alive(last) && !direct {
         return Ok(());
     }
     let host = Netns::this()?;
@@ -45,16 +48,20 @@ pub(crate) fn cut(
     }
     let local: BTreeSet<IpAddr> =
         route::addresses(&host)?.into_iter().map(|(_, it)| it.addr()).collect();
-    let new =
-        |port: &Port| plan.ports().any(|it| it.0 == port) && !last.ports().any(|it| it.0 == port);
+    let is_in = |plan: &Plan, port: &Port| plan.ports().any(|it| it.0 == port);
+    let new = |port: &Port| is_in(plan, port) && !is_in(last, port);
+    let gone = |port: &Port| !is_in(plan, port) && is_in(last, port);
     let cut = conntrack::take_matching(&host, |flow| {
         let Some(port) = port_of(flow) else { return false };
         let for_us = local.contains(&flow.original_destination) || is_loopback(flow);
-        match plan.direct.get(&port).or_else(|| last.direct.get(&port)) {
-            Some(published) if flow.nat => for_us && leads_nowhere(published, port, flow),
-            // Datagrams that were refused, or answered by a program, before the port was ours.
-            _ => for_us && !flow.nat && port.protocol == Protocol::Udp && new(&port),
+        let published = plan.direct.get(&port);
+        if flow.nat && (published.is_some() || last.direct.contains_key(&port)) {
+            return for_us && leads_nowhere(published, &plan.alive, port, flow);
         }
+        // Datagrams that were refused, or answered by a program, before the port was ours, and
+        // those that were led to the doorway.
+        let moves = if flow.nat { gone(&port) } else { new(&port) };
+        for_us && port.protocol == Protocol::Udp && moves
     })?;
     dead.extend(cut.iter().filter(|it| is_open_tcp(it)).filter_map(ends));
     let told = provoke(&host, FLAG, &dead)?;
@@ -71,24 +78,27 @@ fn alive(plan: &Plan) -> Option<&BTreeSet<Ipv4Addr>> {
 /// Whether a flow in the doorway leads nowhere.
 fn dooms(ingress: &Ingress, flow: &Flow) -> bool {
     let Some(port) = port_of(flow) else { return false };
-    match ingress.ports.get(&port) {
-        Some(published) => leads_nowhere(published, port, flow),
-        None => match flow.reply_source {
-            IpAddr::V4(task) => flow.nat && !ingress.alive.contains(&task),
-            IpAddr::V6(_) => false,
-        },
-    }
+    let published = ingress.ports.get(&port);
+    leads_nowhere(published, &ingress.alive, port, flow)
 }
 
-/// Whether a flow to a published port has nobody at its other end. UDP flows have somebody only
-/// where they would be led to now; such a task may be any that serves.
-fn leads_nowhere(published: &Published, port: Port, flow: &Flow) -> bool {
+/// Whether a flow to a port that is `published`, or was, has nobody at its other end. TCP has as
+/// long as its task is `alive`, whoever publishes the port by now. UDP has somebody only where it
+/// would be led to now; such a task may be any that serves.
+fn leads_nowhere(
+    published: Option<&Arc<Published>>,
+    alive: &BTreeSet<Ipv4Addr>,
+    port: Port,
+    flow: &Flow,
+) -> bool {
     let IpAddr::V4(task) = flow.reply_source else { return false };
     match port.protocol {
         // What has ended says nothing any more, and there may be thousands of it.
-        Protocol::Tcp => flow.nat && !flow.ended && !published.alive.contains(&task),
-        Protocol::Udp if flow.nat => !published.slots.iter().any(|it| *it.ip() == task),
-        Protocol::Udp => !published.slots.is_empty(),
+        Protocol::Tcp => flow.nat && !flow.ended && !alive.contains(&task),
+        Protocol::Udp if flow.nat => {
+            !published.is_some_and(|it| it.slots.iter().any(|it| *it.ip() == task))
+        }
+        Protocol::Udp => published.is_some_and(|it| !it.slots.is_empty()),
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Plan {
     pub ingress: Option<Ingress>,
     /// Ports that lead from the host straight to tasks, on networks that the host is on.
     pub direct: BTreeMap<Port, Arc<Published>>,
+    /// Tasks on networks that the host is on that may hold connections, of `direct` or not.
+    pub alive: BTreeSet<Ipv4Addr>,
     /// The networks of the tasks of `direct`.
     pub bridges: BTreeSet<Bridge>,
     /// The namespaces of local tasks, by which way their replies leave.

@@ -1,11 +1,13 @@
 //! What others do to the routing mesh, and what goes wrong while it is made.
 
+use std::io::Write;
+
 use kernel::netns::Netns;
 use kernel::nft::{Batch, Family, Socket, Table};
 use kernel::sysctl;
 use vip::mesh::ClientIp;
 
-use crate::mesh_support::{Manager, Place, Swarm, Text};
+use crate::mesh_support::{Manager, Place, Swarm, Text, ask, listen};
 
 const TABLE: Table<'static> = Table { family: Family::Ip, name: "portolan_mesh" };
 
@@ -111,4 +113,45 @@ fn what_could_not_be_put_back_is_tried_again_and_the_guard_stands_until_then() {
     assert_eq!(states(), before);
     assert!(!has_table(&host) && !has_table(&doorway) && !has_table(&world.task.netns));
     assert_eq!(world.manager.make(&without), 0);
+}
+
+const WEB_TWINS: &str = "{ published = 8001, target = 80 }, \
+                         { published = 8001, target = 80, protocol = \"udp\" }";
+
+#[test]
+fn a_port_that_moves_to_another_service_leaves_connections_and_moves_datagrams() {
+    let mut world = One::new();
+    let green = world.swarm.task(0, "green.1", 22, "1");
+    let also_green = |text: String, ports: &str| {
+        let service = "[[service]]\nname = \"green\"\nnetworks = [\"ingress\"]\nports = [PORTS]\n\
+                       [[task]]\nname = \"green.1\"\nservice = \"green\"\nnode = \"node1\"\n\
+                       addresses = { ingress = \"10.0.0.22\" }\n";
+        let text = text + &service.replace("PORTS", ports);
+        let text = Text(text).sandbox("green.1", &green);
+        text.0
+    };
+    let other = "{ published = 8002, target = 80 }";
+    let (before, after) = (
+        also_green(world.text(WEB_TWINS), other),
+        also_green(world.text(""), &format!("{other}, {WEB_TWINS}")),
+    );
+    world.manager.make(&before);
+    let to = (world.swarm.nodes[0].host.address, 8001);
+    let client = &world.swarm.client;
+    let (said, mut old) = client.call(to).unwrap();
+    assert!(said.starts_with("web.1"), "{said}");
+    let datagrams = client.datagrams();
+    assert!(ask(&datagrams, to).unwrap().0.starts_with("web.1"));
+    world.manager.make(&after);
+    old.write_all(b"?").unwrap();
+    assert_eq!(listen(&mut old).unwrap(), said, "its task lives");
+    assert!(world.call(8001).starts_with("green.1"));
+    assert!(ask(&datagrams, to).unwrap().0.starts_with("green.1"));
+    // Nobody publishes it any more: its datagrams reach nobody, the connection its task.
+    world.manager.make(&also_green(world.text(""), other));
+    old.write_all(b"?").unwrap();
+    assert_eq!(listen(&mut old).unwrap(), said);
+    datagrams.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    let answer = ask(&datagrams, to);
+    assert!(answer.is_err(), "{answer:?}");
 }

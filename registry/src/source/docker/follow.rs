@@ -37,6 +37,7 @@ use crate::source::docker::events::{self, Effect, Event};
 use crate::source::docker::follow::answer::Finished;
 use crate::source::docker::follow::signs::Signs;
 use crate::source::docker::gossip::absent::Absent;
+use crate::source::docker::gossip::renewed::Renewed;
 use crate::source::docker::host::Host;
 use crate::source::docker::read::Client;
 use crate::source::docker::view::{Teller, View};
@@ -93,6 +94,8 @@ pub(crate) struct Follower<'a, H> {
     farewells: BTreeMap<String, Instant>,
     /// Services that gossip forgot.
     absent: &'a mut Absent,
+    /// Services that gossip takes for what they were.
+    renewed: Renewed,
     swarm_read: Option<Instant>,
     swarm_pause: Duration,
     swarm_signed: Option<Instant>,
@@ -181,6 +184,7 @@ impl<'a, H: Host> Follower<'a, H> {
             chases: BTreeMap::new(),
             farewells: BTreeMap::new(),
             absent,
+            renewed: Renewed::default(),
             swarm_read: None,
             swarm_pause: SWARM_PAUSES.0,
             swarm_signed: None,

@@ -4,6 +4,7 @@
 //! were healthy once; a task that is being stopped stays listed until it is gone.
 
 pub(crate) mod absent;
+pub(crate) mod renewed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -310,6 +310,9 @@ impl<H: Host> Follower<'_, H> {
         let has_names = self.view.networks.get(network).is_some_and(|it| !it.ingress);
         let remembers = answer.is_some() && has_names;
         let (mut gossip, unreadable) = answer.unwrap_or_default();
+        if let Some(last) = self.view.gossip.get(network) {
+            self.renewed.settle(&mut gossip, network, last);
+        }
         if remembers {
             let last = self.view.gossip.get(network);
             self.absent.add_to(&mut gossip, network, last, now.into_std());
@@ -425,6 +428,7 @@ impl<H: Host> Follower<'_, H> {
             self.trouble.remove(&job);
             self.answered.remove(&job);
             self.chases.remove(network);
+            self.renewed.forget(network);
             self.absent.forget(network);
             self.update(now, |view| drop(view.gossip.remove(network)));
         }

@@ -3,6 +3,7 @@
 //! Always true here: reading is bounded and total; a line that cannot be understood is left out.
 //! What a program calls itself is for people and for telling the engine's own sockets apart.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,29 +32,52 @@ pub fn listeners(netns: &Netns) -> Result<Vec<Listener>, NetnsError> {
     })
 }
 
-/// The names of the programs (`comm`) that have a socket with one of these inode numbers open, of
-/// those processes that this one sees.
-pub fn holders(inodes: &[u64]) -> Vec<String> {
+/// Who has which sockets open.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Holders {
+    /// What the programs that have a socket open call themselves (`comm`), by its inode number.
+    pub names: BTreeMap<u64, BTreeSet<String>>,
+    /// All programs whose descriptors this process may see.
+    pub seen: BTreeSet<String>,
+}
+
+/// Finds who has sockets with these inode numbers open, in one walk.
+pub fn holders(inodes: &BTreeSet<u64>) -> Holders {
+    let mut holders = Holders::default();
     if inodes.is_empty() {
-        return Vec::new();
+        return holders;
     }
-    let links: Vec<String> = inodes.iter().map(|it| format!("socket:[{it}]")).collect();
-    let holds = |pid: &str| {
-        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        entries.take(DESCRIPTORS_MAX).any(|it| {
-            fs::read_link(it.path()).is_ok_and(|to| links.iter().any(|it| to.as_os_str() == &**it))
-        })
-    };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut names: Vec<String> = processes
-        .filter_map(|it| it.file_name().into_string().ok())
-        .filter(|it| it.bytes().all(|it| it.is_ascii_digit()) && holds(it))
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok())
-        .map(|it| it.trim_end().to_owned())
-        .collect();
-    names.sort();
-    names.dedup();
-    names
+    let pids = processes.filter_map(|it| it.file_name().into_string().ok());
+    for pid in pids.filter(|it| it.bytes().all(|it| it.is_ascii_digit())) {
+        let Some(held) = held(&pid, inodes) else { continue };
+        let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
+        let name = name.trim_end();
+        for inode in held {
+            holders.names.entry(inode).or_default().insert(name.to_owned());
+        }
+        holders.seen.insert(name.to_owned());
+    }
+    holders
+}
+
+/// Which of these sockets a process has; `None`: its descriptors may not be seen.
+fn held(pid: &str, inodes: &BTreeSet<u64>) -> Option<BTreeSet<u64>> {
+    let mut held = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().take(DESCRIPTORS_MAX) {
+        match fs::read_link(entry.path()) {
+            Ok(to) => held.extend(to.to_str().and_then(socket).filter(|it| inodes.contains(it))),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            // It was closed meanwhile.
+            Err(_) => {}
+        }
+    }
+    Some(held)
+}
+
+/// `socket:[1234]`.
+fn socket(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 fn read(file: &str) -> String {
@@ -125,9 +149,12 @@ mod tests {
         let found = listeners(&netns).unwrap();
         let ends: Vec<_> = found.iter().map(|it| (it.protocol, it.address, it.port)).collect();
         assert_eq!(ends, [(6, any_ip("127.0.0.1"), 8001), (17, any_ip("0.0.0.0"), 8053)]);
-        let names = holders(&[found[0].inode]);
-        let own = fs::read_to_string("/proc/self/comm").unwrap();
-        assert_eq!(names, [own.trim_end()]);
+        let inodes: BTreeSet<u64> = found.iter().map(|it| it.inode).collect();
+        let holders = holders(&inodes);
+        let own = fs::read_to_string("/proc/self/comm").unwrap().trim_end().to_owned();
+        assert!(holders.seen.contains(&own));
+        let own = BTreeSet::from([own]);
+        assert_eq!(holders.names, inodes.into_iter().map(|it| (it, own.clone())).collect());
         drop((tcp, udp));
     }
 

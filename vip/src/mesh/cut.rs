@@ -46,12 +46,30 @@ pub(crate) fn cut(
         let cut = conntrack::take_matching(&netns, doomed)?;
         dead.extend(outer_ends(&host, own, &cut)?);
     }
+    dead.extend(cut_on_host(plan, last, &host)?);
+    let told = provoke(&host, FLAG, &dead)?;
+    if told > 0 {
+        tracing::info!(connections = told, "told clients of the mesh that their tasks are gone");
+    }
+    Ok(())
+}
+
+/// Cuts flows of the host's own namespace, which may have very many, where any can be meant.
+fn cut_on_host(
+    plan: &Plan,
+    last: &Plan,
+    host: &Netns,
+) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>, MeshError> {
+    let datagrams = |plan: &Plan| -> BTreeSet<Port> {
+        plan.ports().map(|it| *it.0).filter(|it| it.protocol == Protocol::Udp).collect()
+    };
+    let (now, before) = (datagrams(plan), datagrams(last));
+    if now == before && plan.direct.is_empty() && last.direct.is_empty() {
+        return Ok(Vec::new());
+    }
     let local: BTreeSet<IpAddr> =
-        route::addresses(&host)?.into_iter().map(|(_, it)| it.addr()).collect();
-    let is_in = |plan: &Plan, port: &Port| plan.ports().any(|it| it.0 == port);
-    let new = |port: &Port| is_in(plan, port) && !is_in(last, port);
-    let gone = |port: &Port| !is_in(plan, port) && is_in(last, port);
-    let cut = conntrack::take_matching(&host, |flow| {
+        route::addresses(host)?.into_iter().map(|(_, it)| it.addr()).collect();
+    let cut = conntrack::take_matching(host, |flow| {
         let Some(port) = port_of(flow) else { return false };
         let for_us = local.contains(&flow.original_destination) || is_loopback(flow);
         let published = plan.direct.get(&port);
@@ -60,15 +78,10 @@ pub(crate) fn cut(
         }
         // Datagrams that were refused, or answered by a program, before the port was ours, and
         // those that were led to the doorway.
-        let moves = if flow.nat { gone(&port) } else { new(&port) };
-        for_us && port.protocol == Protocol::Udp && moves
+        let (is, was) = (now.contains(&port), before.contains(&port));
+        for_us && if flow.nat { was && !is } else { is && !was }
     })?;
-    dead.extend(cut.iter().filter(|it| is_open_tcp(it)).filter_map(ends));
-    let told = provoke(&host, FLAG, &dead)?;
-    if told > 0 {
-        tracing::info!(connections = told, "told clients of the mesh that their tasks are gone");
-    }
-    Ok(())
+    Ok(cut.iter().filter(|it| is_open_tcp(it)).filter_map(ends).collect())
 }
 
 fn alive(plan: &Plan) -> Option<&BTreeSet<Ipv4Addr>> {

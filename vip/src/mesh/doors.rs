@@ -23,7 +23,7 @@ use super::compile::Enabled;
 use super::error::MeshError;
 use super::gate::{self, Host};
 use super::ground::{self, Doorway, Occupied};
-use super::laid::{Laid, Layout};
+use super::laid::{LOOK, Laid, Layout};
 use super::path::clear;
 use super::plan::{Bridge, Ingress, Plan, Port};
 use super::sysctls::{Need, Sysctls};
@@ -39,12 +39,14 @@ pub(crate) struct Doors {
     ports: BTreeSet<Port>,
     /// Ports of them that a program has on one address.
     kept: BTreeSet<(Port, Ipv4Addr)>,
+    /// Ports that somebody listened on whom nobody can see.
+    unseen: BTreeSet<Port>,
     /// Where nothing of ours is, for sure: neither a portolan before this one left something, nor
     /// did an attempt to remove it fail.
     bare: Bare,
-    /// Whether the engine's firewall was looked at, where a portolan before this one may have left
-    /// something.
-    looked: bool,
+    /// Whether the engine's firewall lets the mesh pass, and when it was looked at: that runs
+    /// programs, which wait for whoever else changes rules.
+    firewall: Option<(bool, Instant)>,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +95,10 @@ impl Doors {
         now: Instant,
     ) -> Report {
         let mut report = Report::default();
+        let due = |it: Instant| now.saturating_duration_since(it) >= LOOK;
+        // Whoever changed our table may have flushed all.
+        let foreign = self.host.as_ref().is_some_and(Laid::is_doubted)
+            || self.firewall.is_some_and(|(_, looked)| due(looked));
         let published = plan.ingress.as_ref().filter(|it| !it.ports.is_empty());
         let inside = match published.map(|it| self.inside(it, enabled, sysctls, now)) {
             Some(Ok(Some((doorway, changes)))) => {
@@ -122,13 +128,13 @@ impl Doors {
                 Err(error) => report.failures.push(("engine's doorway", error)),
             }
         }
-        self.firewall(inside.is_some(), plan.ingress.is_some(), &mut report);
+        let swarm = plan.ingress.is_some();
+        self.firewall(inside.is_some(), swarm && foreign, now, &mut report);
         let doorway = inside.as_ref().map(|(ingress, it)| (*ingress, it.own));
         match cut::cut(plan, last, doorway) {
             Ok(()) => {}
             Err(error) => report.failures.push(("connections", error)),
         }
-        self.looked = true;
         report
     }
 
@@ -188,6 +194,9 @@ impl Doors {
         let occupied = ground::occupied(&host, &contested)?;
         leading.tell(&occupied, notes);
         let leading = leading.without(&occupied);
+        self.unseen.extend(occupied.unseen);
+        self.unseen.retain(|it| leading.ports.contains_key(it));
+        unseen(&self.unseen, notes);
         let networks = leading.bridges.iter().map(|it| it.subnet).collect();
         let devices = ground::devices(&host, &networks)?;
         let mut needs = vec![Need::Value("ipv4/ip_forward".to_owned(), "1")];
@@ -216,13 +225,16 @@ impl Doors {
         bare(&mut self.bare.doorway, &netns, sysctls)
     }
 
-    fn firewall(&self, leads: bool, swarm: bool, report: &mut Report) {
-        // Without a Swarm there is nothing of the engine's in the way, and nothing of ours.
-        if !swarm && self.looked {
+    fn firewall(&mut self, leads: bool, doubted: bool, now: Instant, report: &mut Report) {
+        if self.firewall.is_some_and(|it| it.0 == leads && !doubted) {
             return;
         }
+        self.firewall = None;
         match firewall::settle(leads) {
-            Ok(settled) => report.changes += settled.changes,
+            Ok(settled) => {
+                report.changes += settled.changes;
+                self.firewall = Some((leads, now));
+            }
             Err(error) => report.failures.push(("engine's firewall", error.into())),
         }
     }
@@ -236,6 +248,20 @@ fn bare(bare: &mut bool, netns: &Netns, sysctls: &Sysctls) -> Result<usize, Mesh
     let changes = clear(netns, netns.cookie()?, sysctls)?;
     *bare = true;
     Ok(changes)
+}
+
+fn unseen(ports: &BTreeSet<Port>, notes: &mut Notes) {
+    let Some(first) = ports.first() else { return };
+    notes.warning(
+        "mesh",
+        "ports",
+        format!(
+            "it cannot be seen which program listens on port {first} and {} more: no `dockerd` \
+             can be looked into; they are taken for the engine's own",
+            ports.len() - 1
+        ),
+        "give portolan the host's PID namespace and CAP_SYS_PTRACE",
+    );
 }
 
 fn engine_has_it(notes: &mut Notes) {

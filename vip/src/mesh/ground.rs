@@ -9,7 +9,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use kernel::listeners::{self, Listener};
+use kernel::listeners::{self, Holders, Listener};
 use kernel::netns::{Netns, NetnsError};
 use kernel::route::{self, RouteError};
 
@@ -93,34 +93,50 @@ pub(crate) struct Occupied {
     pub(crate) whole: BTreeMap<Port, String>,
     /// Ports that a program has on one address, with its name.
     pub(crate) addresses: BTreeMap<(Port, Ipv4Addr), String>,
+    /// Ports that somebody has on all addresses, and it cannot be seen whether that is the engine.
+    pub(crate) unseen: BTreeSet<Port>,
 }
 
 /// Which of `ports` other programs than the engine hold.
 pub(crate) fn occupied(host: &Netns, ports: &BTreeSet<Port>) -> Result<Occupied, NetnsError> {
-    let mut occupied = Occupied::default();
     if ports.is_empty() {
-        return Ok(occupied);
+        return Ok(Occupied::default());
     }
-    let all = listeners::listeners(host)?;
-    for &port in ports {
-        let is = |it: &&Listener| it.protocol == number(port.protocol) && it.port == port.number;
-        for listener in all.iter().filter(is) {
-            let names = listeners::holders(&[listener.inode]);
-            let strangers = names.iter().filter(|it| !ENGINE.contains(&it.as_str()));
-            let strangers: Vec<_> = strangers.map(String::as_str).collect();
-            // Nobody to be seen has it: a process of another PID namespace.
-            if strangers.is_empty() && !names.is_empty() {
-                continue;
-            }
-            let name = if names.is_empty() { "a program".to_owned() } else { strangers.join(", ") };
-            match listener.address {
-                address if address.is_unspecified() => drop(occupied.whole.insert(port, name)),
-                IpAddr::V4(address) => drop(occupied.addresses.insert((port, address), name)),
-                IpAddr::V6(_) => {}
-            }
+    let on = |it: &Listener| {
+        let is = |port: &&Port| it.protocol == number(port.protocol) && it.port == port.number;
+        ports.iter().find(is).map(|port| (*port, *it))
+    };
+    let all: Vec<_> = listeners::listeners(host)?.iter().filter_map(on).collect();
+    let holders = listeners::holders(&all.iter().map(|(_, it)| it.inode).collect());
+    Ok(judge(&all, &holders))
+}
+
+fn judge(listeners: &[(Port, Listener)], holders: &Holders) -> Occupied {
+    let mut occupied = Occupied::default();
+    let engine = |it: &&String| ENGINE.contains(&it.as_str());
+    let sees_engine = holders.seen.iter().any(|it| engine(&it));
+    for &(port, listener) in listeners {
+        let names = holders.names.get(&listener.inode);
+        let strangers: Vec<&str> =
+            names.into_iter().flatten().filter(|it| !engine(it)).map(String::as_str).collect();
+        if strangers.is_empty() && names.is_some() {
+            continue;
+        }
+        let whole = listener.address.is_unspecified();
+        // The engine holds a port on all addresses, and may be who it is.
+        if whole && names.is_none() && !sees_engine {
+            occupied.unseen.insert(port);
+            continue;
+        }
+        // Nobody to be seen has it: a process of another PID namespace.
+        let name = if names.is_none() { "a program".to_owned() } else { strangers.join(", ") };
+        match listener.address {
+            _ if whole => drop(occupied.whole.insert(port, name)),
+            IpAddr::V4(address) => drop(occupied.addresses.insert((port, address), name)),
+            IpAddr::V6(_) => {}
         }
     }
-    Ok(occupied)
+    occupied
 }
 
 /// The engine holds the ports of its own mesh, so that nobody else takes them: it never answers on
@@ -129,3 +145,38 @@ const ENGINE: &[&str] = &["dockerd"];
 
 /// A service takes a line of 60 bytes, each of its tasks another one.
 const MOST_BYTES: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use registry::model::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn a_stranger_keeps_a_port_and_whom_nobody_can_see_does_not_where_the_engine_is_hidden() {
+        let port = |number| Port { protocol: Protocol::Tcp, number };
+        let listener = |at: &str, number, inode| {
+            let address = at.parse().unwrap();
+            (port(number), Listener { protocol: 6, address, port: number, inode })
+        };
+        let listeners = [
+            listener("::", 8001, 1),
+            listener("0.0.0.0", 8002, 2),
+            listener("0.0.0.0", 8003, 3),
+            listener("127.0.0.1", 8004, 4),
+        ];
+        let name = |it: &str| BTreeSet::from([it.to_owned()]);
+        let names = BTreeMap::from([(1, name("dockerd")), (2, name("nginx"))]);
+        let seen = ["dockerd", "nginx"].map(str::to_owned).into();
+        let mut holders = Holders { names, seen };
+        let judged = judge(&listeners, &holders);
+        let whole = [(port(8002), "nginx".to_owned()), (port(8003), "a program".to_owned())];
+        assert_eq!((judged.whole, judged.unseen), (whole.into(), [].into()));
+        holders.names.remove(&1);
+        holders.seen.remove("dockerd");
+        let judged = judge(&listeners, &holders);
+        assert_eq!(judged.whole, [(port(8002), "nginx".to_owned())].into());
+        assert_eq!(judged.unseen, [port(8001), port(8003)].into());
+        assert_eq!(judged.addresses.len(), 1, "the engine holds all addresses");
+    }
+}

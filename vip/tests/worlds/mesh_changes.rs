@@ -155,3 +155,25 @@ fn a_port_that_moves_to_another_service_leaves_connections_and_moves_datagrams()
     let answer = ask(&datagrams, to);
     assert!(answer.is_err(), "{answer:?}");
 }
+
+#[test]
+fn the_rule_in_the_engines_firewall_is_there_again_after_a_flush_and_goes_with_the_swarm() {
+    let mut world = One::new();
+    let host = Netns::open(&world.swarm.nodes[0].host.path).unwrap();
+    let iptables = |arguments: &[&str]| {
+        let run = || std::process::Command::new("iptables-nft").args(arguments).output().unwrap();
+        String::from_utf8(host.run(run).unwrap().stdout).unwrap()
+    };
+    let rules = || iptables(&["-S", "DOCKER-USER"]).matches("portolan").count();
+    iptables(&["-N", "DOCKER-USER"]);
+    let text = world.text(WEB);
+    world.manager.make(&text);
+    assert_eq!(rules(), 1);
+    iptables(&["-F", "DOCKER-USER"]);
+    change(&host, |it| it.delete_table(TABLE));
+    world.manager.hear();
+    assert!(world.manager.make(&text) > 0);
+    assert_eq!(rules(), 1, "the flush may have been of everything");
+    world.manager.make("");
+    assert_eq!(rules(), 0, "this node has left the swarm");
+}

@@ -67,6 +67,14 @@ impl Memory {
         self.failed.insert(task, now);
     }
 
+    /// Remembers that a task did not answer this client, who has not asked another one yet.
+    pub(super) fn abandoned(&mut self, client: IpAddr, task: SocketAddr, now: Instant) {
+        self.failed(task, now);
+        if self.clients.touch(&client, now).is_some_and(|it| *it == task) {
+            self.clients.remove(&client);
+        }
+    }
+
     /// Forgets what is too old, and tasks that the target does not name.
     pub(super) fn tidy(&mut self, target: &Target, now: Instant) {
         self.failed.retain(|task, failed| {
@@ -173,6 +181,23 @@ mod tests {
             assert!(first == second || first.to_string() == A);
             assert_eq!(choose(&before), Some(second), "one that came back gets no old clients");
         }
+    }
+
+    #[test]
+    fn a_client_leaves_the_task_that_did_not_answer_it_and_others_stay() {
+        let (target, mut memory, mut dice) =
+            (target(&[A, B], true), Memory::default(), Dice::new(1));
+        let now = Instant::now();
+        let mut choose = |memory: &mut Memory, last, now| {
+            memory.choose(&target, client(last), &[], now, &mut dice).unwrap()
+        };
+        let first = choose(&mut memory, 1, now);
+        let other = (2..50).find(|it| choose(&mut memory, *it, now) == first).unwrap();
+        memory.abandoned(client(1), first, now);
+        let second = choose(&mut memory, 1, now);
+        assert_ne!(second, first);
+        assert_eq!(choose(&mut memory, 1, now + GRUDGE), second, "it stays where it went");
+        assert_eq!(choose(&mut memory, other, now), first);
     }
 
     #[test]

@@ -100,6 +100,12 @@ impl Gate {
         memory.failed(task, Instant::now());
     }
 
+    /// Remembers that a task did not answer this client, who need not stay with it.
+    pub(super) fn abandoned(&self, client: IpAddr, task: SocketAddr) {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.abandoned(client, task, Instant::now());
+    }
+
     /// Runs a part of this gate's work that ends with it.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + 'static) -> AbortHandle {
         let mut tasks = self.tasks.borrow_mut();

@@ -4,8 +4,8 @@
 //! Invariants
 //! - *a socket each*: a session's socket is connected to its task, so that nobody else's datagrams
 //!   come back, and an unreachable task is told;
-//! - *moved at once*: when its task stops serving, a session ends, and the client's next datagram
-//!   begins another one;
+//! - *moved at once*: when its task stops serving, or nobody listens there, a session ends, and the
+//!   client's next datagram begins another one;
 //! - *bounded*: the longest unused session gives way; of datagrams that come before a session's
 //!   socket is there, few wait.
 
@@ -114,6 +114,12 @@ impl Flow {
         }
     }
 
+    /// Whether the task is known not to listen: the next datagram would be given for that error.
+    fn is_refused(&self) -> bool {
+        let socket = self.socket.borrow();
+        socket.as_ref().is_some_and(|it| !matches!(it.take_error(), Ok(None)))
+    }
+
     /// Hands datagrams of a burst on to the task.
     fn hand_on(&self, burst: &mut Burst, which: Range<usize>, octets: usize) {
         if self.replied.get() && self.began.elapsed() >= STREAM_AFTER {
@@ -182,8 +188,15 @@ fn hand_on(
             octets += next.length;
         }
         let key = Key { gate: gate.number, client, asked: packet.to };
-        let flow = thread.flows.find(&key).or_else(|| begin(thread, gate, entrance, key));
-        match flow {
+        let known = thread.flows.find(&key).filter(|flow| {
+            let refused = flow.is_refused();
+            if refused {
+                give_up(thread, flow);
+                flow.end();
+            }
+            !refused
+        });
+        match known.or_else(|| begin(thread, gate, entrance, key)) {
             Some(flow) => flow.hand_on(burst, first..end, octets),
             None => add(&gate.counters().unreached, 1),
         }
@@ -224,8 +237,13 @@ async fn answers(thread: Rc<Thread>, flow: Rc<Flow>, entrance: Rc<UdpSocket>) {
         Err(error) => error,
     };
     tracing::debug!(%error, task = %flow.task, entrance = %flow.gate.entrance, "a session ends");
-    flow.gate.failed(flow.task);
-    thread.flows.forget(&flow);
+    give_up(&thread, &flow);
+}
+
+/// The client's next session goes elsewhere.
+fn give_up(thread: &Thread, flow: &Rc<Flow>) {
+    flow.gate.abandoned(flow.key.client.ip().to_canonical(), flow.task);
+    thread.flows.forget(flow);
 }
 
 async fn connect(thread: &Thread, flow: &Flow) -> io::Result<Rc<UdpSocket>> {
@@ -237,11 +255,20 @@ async fn connect(thread: &Thread, flow: &Flow) -> io::Result<Rc<UdpSocket>> {
     let socket = thread.door.udp_connected(path, cookie, flow.task).await;
     let socket = socket.map_err(io::Error::other)?;
     let counters = flow.gate.counters();
+    let mut refused = Ok(());
     for octets in flow.waiting.take() {
         match socket.send(&octets) {
             Ok(count) => add(&counters.to_tasks, count),
-            Err(_) => add(&counters.lost, 1),
+            Err(error) => {
+                add(&counters.lost, 1);
+                refused = Err(error);
+            }
         }
+    }
+    if let Err(error) = refused
+        && error.kind() == io::ErrorKind::ConnectionRefused
+    {
+        return Err(error);
     }
     let socket = Rc::new(UdpSocket::from_std(socket)?);
     *flow.socket.borrow_mut() = Some(Rc::clone(&socket));
@@ -257,10 +284,14 @@ async fn bring_back(
 ) -> io::Error {
     let counters = flow.gate.counters();
     loop {
-        if let Err(error) = socket.readable().await {
-            return error;
-        }
-        let received = socket.try_io(Interest::READABLE, || {
+        // A port where nobody listens makes the socket ready for an error, and for nothing else;
+        // to receive takes the error.
+        let ready = match socket.ready(Interest::READABLE | Interest::ERROR).await {
+            Ok(ready) => ready,
+            Err(error) => return error,
+        };
+        let which = if ready.is_error() { Interest::ERROR } else { Interest::READABLE };
+        let received = socket.try_io(which, || {
             let mut burst = thread.burst.borrow_mut();
             let packets = burst.receive(socket)?;
             let octets = packets.iter().map(|it| it.length).sum();

@@ -8,6 +8,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod datagrams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -409,52 +411,6 @@ async fn a_task_that_wants_to_know_is_told_who_its_client_is_before_anything_els
     expected.extend(here.port().to_be_bytes());
     expected.extend(there.port().to_be_bytes());
     assert_eq!((header, rest), (&expected[..], &b"hello"[..]));
-}
-
-#[tokio::test]
-async fn a_client_of_datagrams_keeps_its_task_and_gets_another_at_once_when_that_stops_serving() {
-    let tasks = [11, 12].map(Task::new);
-    let [first, second] = tasks.each_ref().map(|it| it.address);
-    let mut rig = Rig::new(Protocol::Udp);
-    rig.make(target(&[first, second], &[])).await;
-    let sockets: Vec<_> = (0..16).map(|_| datagrams()).collect();
-    let ask_all = |rig: &Rig| -> Vec<String> {
-        sockets.iter().map(|it| ask(it, rig.entrance.address).unwrap()).collect()
-    };
-    let before = ask_all(&rig);
-    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 2, "{before:?}");
-    assert_eq!(ask_all(&rig), before);
-    rig.make(target(&[second], &[first])).await;
-    let after = || ask_all(&rig);
-    wait_until(after, |it| it.iter().all(|it| it == "task.12")).await;
-    let count = rig.count();
-    assert!(count.open == 16 && count.flows > 16 && count.lost == 0, "{count:?}");
-}
-
-#[tokio::test]
-async fn a_task_that_cannot_be_reached_loses_its_client_of_datagrams() {
-    let (_held, dead) = nobody(socket2::Type::DGRAM);
-    let task = Task::new(13);
-    let mut rig = Rig::new(Protocol::Udp);
-    rig.make(target(&[dead, task.address], &[])).await;
-    let socket = datagrams();
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    // One question may be lost to the dead task; the next one goes to the other.
-    let answered = || ask(&socket, rig.entrance.address).ok();
-    wait_until(answered, |it| it.as_deref() == Some("task.13")).await;
-}
-
-#[tokio::test]
-async fn the_longest_unused_client_of_datagrams_gives_way() {
-    let task = Task::new(14);
-    let limits = Limits { flows: 4, threads: std::num::NonZeroUsize::MIN, ..Limits::default() };
-    let mut rig = Rig::with(Protocol::Udp, limits);
-    rig.make(target(&[task.address], &[])).await;
-    let sockets: Vec<_> = (0..10).map(|_| datagrams()).collect();
-    for socket in sockets.iter().chain(&sockets) {
-        assert_eq!(ask(socket, rig.entrance.address).unwrap(), "task.14");
-    }
-    wait_until(|| rig.count(), |it| it.open == 4 && it.flows == 20).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@
 //!
 //! Invariants
 //! - *established sessions stay*: a change cuts only sessions to tasks that are gone, and those to
-//!   tasks that drain once their drain time is over; both ends are then reset;
+//!   tasks that drain once their drain time is over, not those to tasks that get no new ones for
+//!   another reason; both ends are then reset;
 //! - *nothing is believed to be sent*: another task is tried only while no byte went to the first;
 //! - *bounded*: sessions in all and for each client, datagrams that wait, clients remembered;
 //! - *nobody there is said at once*: without a serving task nobody listens, and the kernel refuses.

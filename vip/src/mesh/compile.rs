@@ -21,6 +21,7 @@ use registry::model::{
 use registry::{Notes, Snapshot};
 
 use super::plan::{Bridge, Ingress, Plan, Port, Published, Way};
+use crate::compile::DRAIN;
 use crate::slots::slots;
 
 /// How the routing mesh behaves.
@@ -194,8 +195,12 @@ impl<'a> Place<'a> {
             .iter()
             .flat_map(|it| ipv4_of(it, network).map(|address| (IpAddr::V4(address), it.weight)));
         let slots = slots(weighed.collect()).into_iter().filter_map(ipv4);
-        let alive = tasks.iter().filter(|it| lives(it));
-        let alive = alive.flat_map(|it| ipv4_of(it, network)).collect();
+        let alive: Vec<&Task> = tasks.into_iter().filter(|it| lives(it)).collect();
+        let limit =
+            |it: &Task| (it.state == ServingState::Draining).then(|| spec.drain.unwrap_or(DRAIN));
+        let tired = alive.iter().filter(|it| !it.serves());
+        let resting = tired.flat_map(|it| ipv4_of(it, network).map(|at| (at, limit(it)))).collect();
+        let alive = alive.iter().flat_map(|it| ipv4_of(it, network)).collect();
         let target = if self.network.ingress && through_the_engine(service, port, masquerade) {
             port.published
         } else {
@@ -205,6 +210,7 @@ impl<'a> Place<'a> {
             service: service.name.clone(),
             slots: slots.map(|it| SocketAddrV4::new(it, target)).collect(),
             alive,
+            resting,
             target,
             affinity: spec.affinity,
             proxy_protocol: spec.proxy_protocol,

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use registry::balance_spec::{Affinity, Bind};
@@ -63,6 +64,9 @@ pub struct Published {
     pub slots: Vec<SocketAddrV4>,
     /// Tasks that may hold connections: serving ones and those that drain.
     pub alive: BTreeSet<Ipv4Addr>,
+    /// Of those alive, the ones that do not serve, and how long connections that are relayed may
+    /// stay with one that drains.
+    pub resting: BTreeMap<Ipv4Addr, Option<Duration>>,
     /// The port at which tasks are asked.
     pub target: u16,
     /// Which task a client gets.

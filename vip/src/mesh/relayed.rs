@@ -74,11 +74,13 @@ fn entrances(published: &Published, addresses: &[(String, IpNet)]) -> BTreeSet<I
 }
 
 fn target(published: &Published, dial: Place) -> Target {
+    let at = |task: &Ipv4Addr| SocketAddr::from((*task, published.target));
     Target {
         service: published.service.clone(),
         network: "mesh".to_owned(),
         slots: published.slots.iter().map(|it| SocketAddr::V4(*it)).collect(),
-        alive: published.alive.iter().map(|it| (*it, published.target).into()).collect(),
+        alive: published.alive.iter().map(at).collect(),
+        resting: published.resting.iter().map(|(task, limit)| (at(task), *limit)).collect(),
         dial,
         proxy_protocol: published.proxy_protocol,
         affinity: published.affinity == Affinity::Client,

@@ -142,6 +142,7 @@ mod tests {
             service: "web".to_owned(),
             network: "front".to_owned(),
             alive: slots.iter().copied().collect(),
+            resting: BTreeMap::new(),
             slots,
             dial: Place::Host,
             proxy_protocol: false,

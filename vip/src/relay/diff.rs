@@ -74,6 +74,7 @@ mod tests {
                 service: "web".to_owned(),
                 network: "front".to_owned(),
                 alive: slots.iter().copied().collect(),
+                resting: [].into(),
                 slots,
                 dial: Place::Host,
                 proxy_protocol: false,

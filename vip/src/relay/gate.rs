@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - *nobody is cut without reason*: only sessions to tasks that are gone, at once, and to tasks
-//!   that no longer should have any, when their time is over;
+//!   that drain, when their time is over;
 //! - *a cut is a reset*: the session's task is aborted, and what it drops resets both ends.
 
 use std::cell::{Cell, RefCell};
@@ -29,7 +29,7 @@ pub(super) struct Gate {
     counters: RefCell<Arc<Counters>>,
     memory: Arc<Mutex<Memory>>,
     sessions: RefCell<BTreeMap<u64, Session>>,
-    /// When sessions to tasks end that no longer get new ones.
+    /// When sessions to tasks end that drain.
     leaving: RefCell<BTreeMap<SocketAddr, Instant>>,
     begun: Cell<u64>,
     /// Parent of the sessions.
@@ -127,11 +127,12 @@ impl Gate {
     /// New sessions go elsewhere from now on.
     pub(super) fn retarget(&self, target: Arc<Target>, counters: Arc<Counters>, now: Instant) {
         {
-            let old = self.target.borrow();
+            let draining =
+                target.resting.iter().filter_map(|(task, limit)| Some((*task, (*limit)?)));
             let mut leaving = self.leaving.borrow_mut();
-            leaving.retain(|task, _| !target.slots.contains(task));
-            for task in old.slots.iter().filter(|it| !target.slots.contains(it)) {
-                leaving.entry(*task).or_insert(now + target.drain);
+            leaving.retain(|task, _| target.resting.get(task).is_some_and(Option::is_some));
+            for (task, limit) in draining {
+                leaving.entry(task).or_insert(now + limit);
             }
         }
         let stays = |task: &SocketAddr| target.alive.contains(task) || target.slots.contains(task);

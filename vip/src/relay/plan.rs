@@ -65,6 +65,10 @@ pub struct Target {
     pub slots: Vec<SocketAddr>,
     /// Tasks that may hold sessions: serving ones and those that drain. Sessions to others are cut.
     pub alive: BTreeSet<SocketAddr>,
+    /// Of those alive, the ones that do not serve, and how long sessions with one that drains may
+    /// go on; `None`: as long as they like. Those of datagrams move away from them at once. Who
+    /// serves and has no slot, because others are nearer, keeps what it has.
+    pub resting: BTreeMap<SocketAddr, Option<Duration>>,
     /// From which namespace the tasks are reached.
     pub dial: Place,
     /// Whether each TCP connection to a task begins with a PROXY protocol header, version 2, that
@@ -72,8 +76,7 @@ pub struct Target {
     pub proxy_protocol: bool,
     /// Whether a client (its address) keeps its task while that serves.
     pub affinity: bool,
-    /// How long sessions may go on that their task no longer should have: it drains, or the
-    /// (redirected) entrance is gone.
+    /// How long sessions may go on whose (redirected) entrance is gone.
     pub drain: Duration,
 }
 

@@ -13,8 +13,8 @@ use super::plan::{Entrance, Place, Plan, Target, Way};
 use crate::plan::{Balance, SandboxPlan};
 
 /// What is relayed for a sandbox whose namespace has that cookie, and beside which there is that
-/// annex. `drain`: how long sessions go on
-/// whose task drains, or will, where its service says nothing of its own.
+/// annex. `drain`: how long sessions may go on
+/// whose entrance is gone.
 pub(crate) fn entrances(
     sandbox: &SandboxPlan,
     cookie: u64,
@@ -42,10 +42,11 @@ fn target(balance: &Balance, port: u16, dial: Place, drain: Duration) -> Target 
         network: balance.network.clone(),
         slots: balance.slots.iter().map(at).collect(),
         alive: balance.alive.iter().map(at).collect(),
+        resting: balance.resting.iter().map(|(task, limit)| (at(task), *limit)).collect(),
         dial,
         proxy_protocol: false,
         affinity: balance.affine,
-        drain: balance.resting.values().flatten().max().copied().unwrap_or(drain),
+        drain,
     }
 }
 
@@ -120,7 +121,8 @@ mod tests {
                 ),
             ]
         );
-        assert!(plan.values().all(|it| it.drain == Duration::from_secs(7)));
+        let drains = |it: &Arc<Target>| it.resting.values().eq([&Some(Duration::from_secs(7))]);
+        assert!(plan.values().all(drains));
     }
 
     #[test]

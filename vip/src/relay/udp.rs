@@ -71,7 +71,8 @@ impl Flows {
     /// Ends sessions with tasks that serve no more.
     pub(super) fn move_on(&self, gate: &Gate, target: &Target) {
         let here = |it: &Rc<Flow>| it.gate.number == gate.number;
-        let moved = |it: &Rc<Flow>| here(it) && !target.slots.contains(&it.task);
+        let rests = |it: &SocketAddr| !target.alive.contains(it) || target.resting.contains_key(it);
+        let moved = |it: &Rc<Flow>| here(it) && rests(&it.task);
         self.0.borrow_mut().remove_if(moved).iter().for_each(|it| it.end());
     }
 

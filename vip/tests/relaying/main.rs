@@ -84,6 +84,7 @@ fn target(slots: &[SocketAddr], idle: &[SocketAddr]) -> Target {
         network: "front".to_owned(),
         slots: slots.to_vec(),
         alive: slots.iter().chain(idle).copied().collect::<BTreeSet<_>>(),
+        resting: idle.iter().map(|it| (*it, Some(Duration::from_secs(600)))).collect(),
         dial: Place::Host,
         proxy_protocol: false,
         affinity: false,
@@ -364,8 +365,9 @@ async fn sessions_are_reset_when_the_drain_time_is_over() {
     let (mut old, mut other) = (rig.connect(), rig.connect());
     assert_eq!(who(&mut old).unwrap(), "task.8");
     assert_eq!(who(&mut other).unwrap(), "task.8");
-    let short = Target { drain: Duration::from_millis(100), ..target(&[second], &[first]) };
-    rig.make(short).await;
+    let drain = Duration::from_millis(100);
+    let resting = [(first, Some(drain))].into();
+    rig.make(Target { resting, drain, ..target(&[second], &[first]) }).await;
     assert_eq!(old.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 
     // The same where the entrance is gone.
@@ -375,6 +377,32 @@ async fn sessions_are_reset_when_the_drain_time_is_over() {
     let refused = || TcpStream::connect(rig.entrance.address).map(drop);
     wait_until(refused, Result::is_err).await;
     assert_eq!(session.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn sessions_with_tasks_that_only_get_no_new_ones_go_on() {
+    let tasks = [19, 20, 21].map(Task::new);
+    let [far, held, near] = tasks.each_ref().map(|it| it.address);
+    let mut rigs = [Protocol::Tcp, Protocol::Udp].map(Rig::new);
+    // One that serves is not preferred; of another a health check says that it is not ready.
+    let elsewhere = Target { resting: [(held, None)].into(), ..target(&[near], &[far, held]) };
+    let elsewhere = Target { drain: Duration::ZERO, ..elsewhere };
+    for (task, name) in [(far, "task.19"), (held, "task.20")] {
+        rigs[0].make(target(&[task], &[])).await;
+        let mut session = rigs[0].connect();
+        assert_eq!(who(&mut session).unwrap(), name);
+        rigs[0].make(elsewhere.clone()).await;
+        // Two looks at what is over.
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        assert_eq!(who(&mut session).unwrap(), name);
+
+        rigs[1].make(target(&[task], &[])).await;
+        let socket = datagrams();
+        assert_eq!(ask(&socket, rigs[1].entrance.address).unwrap(), name);
+        rigs[1].make(elsewhere.clone()).await;
+        let after = if task == far { name } else { "task.21" };
+        assert_eq!(ask(&socket, rigs[1].entrance.address).unwrap(), after);
+    }
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ impl Mesh {
             service: "web".to_owned(),
             network: "ingress".to_owned(),
             alive: slots.iter().copied().collect::<BTreeSet<_>>(),
+            resting: [].into(),
             slots,
             dial: self.place("ingress"),
             proxy_protocol: false,

@@ -142,10 +142,12 @@ impl Vip {
                 }
                 Some(visited) if visited.netns == plan.netns => {
                     let Visited { known, watch, .. } = visited;
-                    errands.push_back(Errand::Settle { id, plan, known: Some(known), watch });
+                    let (known, before) = (Some(known), None);
+                    errands.push_back(Errand::Settle { id, plan, known, watch, before });
                 }
-                Some(_) | None => {
-                    new.push(Errand::Settle { id, plan, known: None, watch: None });
+                before => {
+                    let (known, watch, before) = (None, None, before.map(Box::new));
+                    new.push(Errand::Settle { id, plan, known, watch, before });
                 }
             }
         }

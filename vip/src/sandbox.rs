@@ -53,6 +53,8 @@ pub(crate) struct Known {
     visited: Instant,
     /// Somebody may have changed the table since.
     doubted: bool,
+    /// The last visit failed: only the place is known, so that it can be left.
+    failed: bool,
 }
 
 /// Our tables, one or two.
@@ -139,13 +141,22 @@ impl Tally {
 }
 
 impl Known {
+    /// Nothing but the place.
+    fn place(cookie: u64, now: Instant) -> Self {
+        let routes = BTreeSet::new();
+        Self { cookie, table: None, routes, visited: now, doubted: false, failed: true }
+    }
+
     /// Whether a visit would find nothing to do.
     pub(crate) fn is_content(&self, plan: &SandboxPlan, now: Instant) -> bool {
         let same = self.table.as_ref().map_or(plan.balances.is_empty(), |it| {
             // Who is asked for the same has the same value: plans share what did not change.
             !plan.balances.is_empty() && Arc::ptr_eq(&it.held.balances, &plan.balances)
         });
-        same && !self.doubted && self.age(now) < UPKEEP && self.routes == plan.routes
+        same && !self.doubted
+            && !self.failed
+            && self.age(now) < UPKEEP
+            && self.routes == plan.routes
     }
 
     /// Somebody may have changed the table: the next visit reads it back.
@@ -194,10 +205,14 @@ impl Known {
 /// Visits a namespace and makes `plan` true there.
 pub(crate) fn visit(plan: &SandboxPlan, known: Option<Known>, now: Instant) -> Visit {
     let known = known.filter(|it| it.holds(plan, now));
+    let cookie = plan.cookie.or_else(|| known.as_ref().map(|it| it.cookie));
     match Visitor::enter(plan, known, now) {
         Ok(Some((visitor, known))) => visitor.settle(plan, known),
         Ok(None) => Visit::default(),
-        Err(error) => Visit { failures: vec![error.into()], ..Visit::default() },
+        Err(error) => {
+            let known = cookie.map(|it| Known::place(it, now));
+            Visit { known, failures: vec![error.into()], ..Visit::default() }
+        }
     }
 }
 
@@ -291,7 +306,7 @@ impl Visitor {
             (None, None) => netns.cookie()?,
         };
         let doubted = known.as_ref().is_some_and(|it| it.doubted);
-        let due = doubted || known.as_ref().is_none_or(|it| it.age(now) >= UPKEEP);
+        let due = doubted || known.as_ref().is_none_or(|it| it.failed || it.age(now) >= UPKEEP);
         let visit = Visit::default();
         Ok(Some((Self { netns, cookie, now, due, doubted, visit }, known)))
     }
@@ -305,11 +320,15 @@ impl Visitor {
             Ok(table) => {
                 self.visit.tally.repaired = self.doubted && self.visit.changes > 0;
                 let visited = visited.filter(|_| !self.due).unwrap_or(self.now);
-                self.visit.known =
-                    Some(Known { cookie: self.cookie, table, routes, visited, doubted: false });
+                let (doubted, failed) = (false, false);
+                let cookie = self.cookie;
+                self.visit.known = Some(Known { cookie, table, routes, visited, doubted, failed });
             }
-            // Nothing is known now: the next visit reads back.
-            Err(error) => self.visit.failures.push(error.into()),
+            // Only where it was is known now: the next visit reads back.
+            Err(error) => {
+                self.visit.known = Some(Known::place(self.cookie, self.now));
+                self.visit.failures.push(error.into());
+            }
         }
         self.visit
     }
@@ -337,7 +356,7 @@ impl Visitor {
         want: &Arc<Balances>,
         known: Option<Known>,
     ) -> Result<Option<OurTable>, NftError> {
-        let (mut socket, believed) = match known.map(|it| it.table) {
+        let (mut socket, believed) = match known.filter(|it| !it.failed).map(|it| it.table) {
             Some(None) if want.is_empty() && !self.due => return Ok(None),
             Some(Some(OurTable { socket, .. })) if self.doubted => (socket, None),
             Some(Some(OurTable { socket, held, inode: _ })) => (socket, Some(held)),

@@ -22,8 +22,18 @@ use crate::watch::{self, Begun, Watch};
 /// One visit to be made.
 #[derive(Debug)]
 pub(super) enum Errand {
-    Settle { id: SandboxId, plan: SandboxPlan, known: Option<Known>, watch: Option<Watch> },
-    Leave { id: SandboxId, visited: Visited },
+    Settle {
+        id: SandboxId,
+        plan: SandboxPlan,
+        known: Option<Known>,
+        watch: Option<Watch>,
+        /// Where it was before it was given another namespace.
+        before: Option<Box<Visited>>,
+    },
+    Leave {
+        id: SandboxId,
+        visited: Visited,
+    },
     Store(Arc<Leases>),
     LookAtHost,
 }
@@ -53,8 +63,11 @@ pub(super) enum Watched {
 impl Errand {
     pub(super) fn run(self, file: &LeaseFile, now: Instant) -> Done {
         match self {
-            Self::Settle { id, plan, known, watch } => {
+            Self::Settle { id, plan, known, watch, before } => {
                 let mut visit = sandbox::visit(&plan, known, now);
+                if let Some(before) = before {
+                    move_out(*before, &plan, &mut visit);
+                }
                 let watched = watched(&plan, &mut visit, watch);
                 let visit = visit.into();
                 Done::Visited { id, name: plan.name, netns: plan.netns, visit, watched }
@@ -67,6 +80,16 @@ impl Errand {
             Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
             Self::LookAtHost => Done::LookedAtHost(host_routes()),
         }
+    }
+}
+
+/// Removes what is ours from where the sandbox was, unless that is another name of where it is.
+fn move_out(before: Visited, plan: &SandboxPlan, visit: &mut Visit) {
+    let here = visit.known.as_ref().map(|it| it.cookie).or(plan.cookie);
+    if here != Some(before.known.cookie) {
+        let left = sandbox::leave(&before.netns, before.known);
+        visit.changes += left.changes;
+        visit.failures.extend(left.failures);
     }
 }
 

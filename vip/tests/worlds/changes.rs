@@ -226,6 +226,49 @@ async fn a_table_that_another_process_owns_is_a_note_on_that_sandbox_only() {
     assert_eq!(squatted.call(WEB).unwrap(), "web.1");
 }
 
+fn has_routes_of_ours(host: &Host) -> bool {
+    let routes = kernel::route::routes(&host.netns).unwrap();
+    routes.iter().any(|it| it.protocol == kernel::route::PROTOCOL)
+}
+
+#[tokio::test]
+async fn a_sandbox_that_goes_after_a_visit_that_failed_is_left_all_the_same() {
+    let mut world = World::new();
+    let (client, _tasks, text, mut manager) = one_service(&mut world).await;
+    // Another process owns the table: the next change fails.
+    client.nft(|batch| batch.delete_table(TABLE));
+    let mut squatter = Socket::open(&client.netns).unwrap();
+    let mut batch = Batch::new();
+    batch.add_table(TABLE, true);
+    squatter.commit(&batch).unwrap();
+    let more = text.replace("10.20.1.3", "10.20.1.4");
+    assert!(!manager.try_make(&more).await.failures.is_empty());
+    drop(squatter);
+    assert!(has_routes_of_ours(&client));
+    let without = more.split("[[sandbox]]").next().unwrap();
+    manager.make(without).await;
+    assert!(!has_routes_of_ours(&client));
+}
+
+#[tokio::test]
+async fn a_sandbox_that_has_another_namespace_leaves_the_one_it_had() {
+    let mut world = World::new();
+    let (client, _tasks, text, mut manager) = one_service(&mut world).await;
+    let (path, other) = (world.path("client"), world.path("other"));
+    let vip = Ipv4Addr::new(240, 240, 0, 1);
+    // Another name of the same namespace is no other namespace.
+    let also = world.path("also");
+    std::os::unix::fs::symlink(&path, &also).unwrap();
+    let named = |to: &std::path::Path| text.replace(path.to_str().unwrap(), to.to_str().unwrap());
+    assert_eq!(manager.make(&named(&also)).await, 0);
+    assert_eq!(client.calls(vip, 2).len(), 2);
+    let host = world.host("other", 101);
+    manager.make(&named(&other).replace("10.20.1.100", "10.20.1.101")).await;
+    assert_eq!(host.calls(vip, 2).len(), 2);
+    assert!(!has_routes_of_ours(&client));
+    assert_eq!(Socket::open(&client.netns).unwrap().tables().unwrap(), []);
+}
+
 #[tokio::test]
 async fn cleaning_up_leaves_nothing() {
     let mut world = World::new();

@@ -78,6 +78,12 @@ impl Channel {
         Ok(SocketAddrNetlink::try_from(address)?.pid())
     }
 
+    /// Has the kernel heed what a dump is narrowed to. Linux before 4.20 does not know that, and
+    /// gives all of it.
+    pub(crate) fn be_strict(&self) {
+        let _refused = set_netlink_option(&self.fd, libc::NETLINK_GET_STRICT_CHK);
+    }
+
     /// Sends one request and waits for its acknowledgement.
     pub(crate) fn request(
         &mut self,

@@ -79,14 +79,49 @@ impl RouteError {
 /// The routes of the namespace's main table, IPv4 and IPv6. Routes over several interfaces are
 /// left out.
 pub fn routes(netns: &Netns) -> Result<Vec<Route>, RouteError> {
+    routes_where(netns, |_| true)
+}
+
+/// Those of [`routes`] that `keep` wants; as many others as there may be.
+pub fn routes_where(
+    netns: &Netns,
+    keep: impl Fn(&Route) -> bool,
+) -> Result<Vec<Route>, RouteError> {
     let mut channel = open(netns)?;
     let names = device_names(&mut channel)?;
     let request = |it: &mut Writer| it.raw(&[0; RTMSG]);
     channel
         .dump(RTM_GETROUTE, ENTRIES_MAX, request, |message, found| {
-            found.extend(read_route(message, &names));
+            found.extend(read_route(message, &names).filter(&keep));
         })
         .map_err(refused("list routes"))
+}
+
+/// Those of [`routes`] that carry [`PROTOCOL`]; the kernel picks them, so that a table with the
+/// whole Internet in it costs nothing.
+pub fn our_routes(netns: &Netns) -> Result<Vec<Route>, RouteError> {
+    let mut channel = open(netns)?;
+    let names = device_names(&mut channel)?;
+    channel.be_strict();
+    let mut ours = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let request = |it: &mut Writer| {
+            it.raw(&[family, 0, 0, 0, RT_TABLE_MAIN, PROTOCOL, 0, RTN_UNICAST, 0, 0, 0, 0]);
+        };
+        let found = channel.dump(RTM_GETROUTE, ENTRIES_MAX, request, |message, found| {
+            // A kernel without that family gives all that it has.
+            let same = message.body.first() == Some(&family);
+            let route = read_route(message, &names).filter(|_| same);
+            found.extend(route.filter(|it| it.protocol == PROTOCOL));
+        });
+        match found {
+            Ok(found) => ours.extend(found),
+            // There is no table before its first route.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(refused("list routes")(error)),
+        }
+    }
+    Ok(ours)
 }
 
 /// Makes the route; one to the same destination is replaced.
@@ -245,7 +280,7 @@ pub(crate) fn read_device(message: &Message<'_>) -> Option<(u32, String)> {
     Some((index, message.attributes(IFINFOMSG).text(IFLA_IFNAME)?.to_owned()))
 }
 
-/// More routes, addresses or interfaces than a host with a full Internet table has of ours.
+/// More routes that somebody wants, addresses or interfaces than there are anywhere.
 const ENTRIES_MAX: usize = 65_536;
 
 const AF_INET: u8 = 2;

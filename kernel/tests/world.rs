@@ -239,6 +239,32 @@ fn routes_are_made_replaced_seen_and_deleted() {
 }
 
 #[test]
+fn our_routes_are_found_in_a_table_with_the_whole_internet() {
+    let fresh = Netns::fresh().unwrap();
+    assert_eq!(route::our_routes(&fresh).unwrap(), []);
+    let named = Named::new("internet");
+    link::add_bridge(&named.netns, "br0").unwrap();
+    link::set_up(&named.netns, "br0").unwrap();
+    let theirs = |it: u32| format!("route add {}/32 dev br0\n", Ipv4Addr::from(0x0a00_0000 + it));
+    let path = std::env::temp_dir().join(format!("routes-{}", std::process::id()));
+    std::fs::write(&path, (0..66_000).map(theirs).collect::<String>()).unwrap();
+    run(&named.netns, &format!("ip -batch {}", path.display()));
+    std::fs::remove_file(&path).unwrap();
+    let ours = Route {
+        destination: "240.240.0.0/24".parse().unwrap(),
+        device: "br0".to_owned(),
+        source: None,
+        gateway: None,
+        protocol: route::PROTOCOL,
+    };
+    route::add_route(&named.netns, &ours).unwrap();
+    assert_eq!(route::our_routes(&named.netns).unwrap(), std::slice::from_ref(&ours));
+    let wanted = |it: &Route| it.destination == ours.destination;
+    assert_eq!(route::routes_where(&named.netns, wanted).unwrap(), std::slice::from_ref(&ours));
+    routes(&named.netns).unwrap_err();
+}
+
+#[test]
 fn links_are_made_once_and_deleted_at_ease() {
     let a = Named::new("links");
     link::add_bridge(&a.netns, "br0").unwrap();

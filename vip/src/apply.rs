@@ -81,7 +81,8 @@ impl Vip {
         let leases = Arc::new(leases);
         let stored = Some(Arc::clone(&leases));
         let userspace = Userspace::new(config.data_plane, config.drain);
-        let config = Config { host_routes: host_routes().unwrap_or_default(), ..config };
+        let host_routes = host_routes(config.pools()).unwrap_or_default();
+        let config = Config { host_routes, ..config };
         Self {
             config,
             looked_at_host: None,
@@ -129,7 +130,7 @@ impl Vip {
         let seen_long_ago = |at: Instant| now.saturating_duration_since(at) >= UPKEEP;
         if self.looked_at_host.is_none_or(seen_long_ago) {
             self.looked_at_host = Some(now);
-            errands.push_back(Errand::LookAtHost);
+            errands.push_back(Errand::LookAtHost(self.config.pools()));
         }
         let mut new = Vec::new();
         for (id, plan) in plan.sandboxes.iter().filter(|(id, _)| !self.userspace.serves(id)) {

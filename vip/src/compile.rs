@@ -77,6 +77,11 @@ impl Config {
         }
     }
 
+    /// The pools of both families.
+    pub(crate) fn pools(&self) -> [IpNet; 2] {
+        IpFamily::ALL.map(|it| self.pool_of(it))
+    }
+
     /// The host's routes that lie inside the pool.
     fn routes_of(&self, family: IpFamily) -> impl Iterator<Item = IpNet> {
         let pool = self.pool_of(family);

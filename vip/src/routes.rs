@@ -49,24 +49,25 @@ impl RoutesError {
     }
 }
 
-/// What this process's own namespace has routes to, ours left out.
-pub(crate) fn of_the_host() -> Result<BTreeSet<IpNet>, RoutesError> {
-    let routes = route::routes(&Netns::this().map_err(RouteError::from)?)?;
-    let others = routes.into_iter().filter(|it| it.protocol != route::PROTOCOL);
-    Ok(others.map(|it| it.destination).collect())
+/// What inside `pools` this process's own namespace has routes to, ours left out.
+pub(crate) fn of_the_host(pools: [IpNet; 2]) -> Result<BTreeSet<IpNet>, RoutesError> {
+    let host = Netns::this().map_err(RouteError::from)?;
+    let inside = |to: &IpNet| pools.iter().any(|it| it.contains(to));
+    let matters = |it: &Route| it.protocol != route::PROTOCOL && inside(&it.destination);
+    let routes = route::routes_where(&host, matters)?;
+    Ok(routes.into_iter().map(|it| it.destination).collect())
 }
 
 /// Our routes in the namespace.
 pub(crate) fn there(netns: &Netns) -> Result<BTreeSet<VipRoute>, RoutesError> {
-    let ours = route::routes(netns)?.into_iter().filter(|it| it.protocol == route::PROTOCOL);
+    let ours = route::our_routes(netns)?.into_iter();
     let read = ours.filter_map(|it| Some(VipRoute { block: it.destination, source: it.source? }));
     Ok(read.collect())
 }
 
 /// Makes our routes in the namespace exactly `want`.
 pub(crate) fn settle(netns: &Netns, want: &BTreeSet<VipRoute>) -> Result<Settled, RoutesError> {
-    let mut there = route::routes(netns)?;
-    there.retain(|it| it.protocol == route::PROTOCOL);
+    let mut there = route::our_routes(netns)?;
     let mut settled = Settled::default();
     if there.is_empty() && want.is_empty() {
         return Ok(settled);

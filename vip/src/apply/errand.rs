@@ -35,7 +35,8 @@ pub(super) enum Errand {
         visited: Visited,
     },
     Store(Arc<Leases>),
-    LookAtHost,
+    /// What the host has routes to in these ranges.
+    LookAtHost([IpNet; 2]),
 }
 
 /// How it went.
@@ -78,7 +79,7 @@ impl Errand {
                 Done::Visited { name, id, netns, visit, watched }
             }
             Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
-            Self::LookAtHost => Done::LookedAtHost(host_routes()),
+            Self::LookAtHost(pools) => Done::LookedAtHost(host_routes(pools)),
         }
     }
 }
@@ -114,7 +115,7 @@ fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watch
 }
 
 /// What no VIP may hide; `None`: it cannot be seen, and what was seen last is believed.
-pub(super) fn host_routes() -> Option<BTreeSet<IpNet>> {
-    let routes = routes::of_the_host();
+pub(super) fn host_routes(pools: [IpNet; 2]) -> Option<BTreeSet<IpNet>> {
+    let routes = routes::of_the_host(pools);
     routes.inspect_err(|error| tracing::warn!(%error, "the host's routes cannot be read")).ok()
 }

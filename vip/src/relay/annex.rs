@@ -109,8 +109,7 @@ impl Annex {
 
 /// Makes our routes in the sandbox exactly those to `want`, along the cable.
 fn settle_routes(sandbox: &Netns, want: &BTreeSet<IpAddr>) -> Result<usize, RouteError> {
-    let mut there = route::routes(sandbox)?;
-    there.retain(|it| it.protocol == route::PROTOCOL);
+    let mut there = route::our_routes(sandbox)?;
     let mut changes = 0;
     for vip in want {
         let route = along(IpNet::from(*vip), CABLE);
@@ -146,8 +145,7 @@ pub(crate) fn differences<'a>(
     sandbox: &Netns,
     vips: impl Iterator<Item = &'a IpAddr>,
 ) -> Result<Vec<String>, AnnexError> {
-    let mut there = route::routes(sandbox)?;
-    there.retain(|it| it.protocol == route::PROTOCOL);
+    let there = route::our_routes(sandbox)?;
     let mut led: BTreeSet<IpNet> =
         there.iter().filter(|it| it.device == CABLE).map(|it| it.destination).collect();
     let missing = vips.filter(|vip| !led.remove(&IpNet::from(**vip)));

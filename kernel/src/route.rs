@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::wire::{Message, NLM_F_CREATE, NLM_F_REPLACE, Writer};
+use crate::netlink::wire::{Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Writer};
 use crate::netlink::{Channel, ROUTE};
 use crate::netns::{Netns, NetnsError};
 use ipnet::IpNet;
@@ -126,11 +126,25 @@ pub fn our_routes(netns: &Netns) -> Result<Vec<Route>, RouteError> {
 
 /// Makes the route; one to the same destination is replaced.
 pub fn add_route(netns: &Netns, route: &Route) -> Result<(), RouteError> {
+    put_route(netns, route, NLM_F_REPLACE)
+}
+
+/// Makes the route unless there is one to the same destination, of the same rank (metric); tells
+/// whether it did.
+pub fn add_new_route(netns: &Netns, route: &Route) -> Result<bool, RouteError> {
+    match put_route(netns, route, NLM_F_EXCL) {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn put_route(netns: &Netns, route: &Route, how: u16) -> Result<(), RouteError> {
     let what = format!("add route {} over {}", route.destination, route.device);
     let mut channel = open(netns)?;
     let index = channel.index_of(&route.device).map_err(refused(&what))?;
     channel
-        .request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, |it| write_route(it, route, index))
+        .request(RTM_NEWROUTE, NLM_F_CREATE | how, |it| write_route(it, route, index))
         .map_err(refused(&what))
 }
 

@@ -34,6 +34,12 @@ pub enum RoutesError {
         /// The sandbox's own address on their network.
         source_address: IpAddr,
     },
+    /// Somebody else's route leads there; it would be lost.
+    #[error("a route to {block} that is not portolan's is there already")]
+    Taken {
+        /// The VIPs that go where that route leads.
+        block: IpNet,
+    },
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] RouteError),
@@ -44,6 +50,7 @@ impl RoutesError {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::NoInterface { .. } => None, // the container is being connected or disconnected
+            Self::Taken { .. } => Some("delete that route, or give the service another VIP"),
             Self::Kernel(error) => error.remedy(),
         }
     }
@@ -89,13 +96,11 @@ pub(crate) fn settle(netns: &Netns, want: &BTreeSet<VipRoute>) -> Result<Settled
         };
         if let Some(place) = there.iter().position(|it| *it == route) {
             there.swap_remove(place);
-        } else if let Err(error) = route::add_route(netns, &route) {
-            settled.failures.push(error.into());
+        } else if let Err(error) = add(netns, &route, &mut there) {
+            settled.failures.push(error);
             continue;
         } else {
             settled.changes += 1;
-            // Adding replaces a route to the same destination, whatever it was.
-            there.retain(|it| it.destination != route.destination);
         }
         settled.there.insert(VipRoute { block, source });
     }
@@ -106,4 +111,16 @@ pub(crate) fn settle(netns: &Netns, want: &BTreeSet<VipRoute>) -> Result<Settled
         }
     }
     Ok(settled)
+}
+
+/// Makes a route in place of one of ours that is `there`, never in place of anybody else's.
+fn add(netns: &Netns, route: &Route, there: &mut Vec<Route>) -> Result<(), RoutesError> {
+    let block = route.destination;
+    if there.iter().any(|it| it.destination == block) {
+        route::add_route(netns, route)?;
+        there.retain(|it| it.destination != block);
+        return Ok(());
+    }
+    let made = route::add_new_route(netns, route)?;
+    if made { Ok(()) } else { Err(RoutesError::Taken { block }) }
 }

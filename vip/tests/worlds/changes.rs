@@ -270,6 +270,31 @@ async fn a_sandbox_that_has_another_namespace_leaves_the_one_it_had() {
 }
 
 #[tokio::test]
+async fn a_route_that_the_container_has_itself_stays_and_is_told_of() {
+    let mut world = World::new();
+    let client = world.host("client", 100);
+    let own = kernel::route::Route {
+        destination: "192.0.2.80/32".parse().unwrap(),
+        device: "eth0".to_owned(),
+        source: None,
+        gateway: Some("10.20.1.1".parse().unwrap()),
+        protocol: 4,
+    };
+    kernel::route::add_route(&client.netns, &own).unwrap();
+    let text = |text: Text| text.sandbox(&client, &world.path("client")).0;
+    let mut manager = world.manager();
+    let outcome = manager.try_make(&text(Text::new().service("far", Some("192.0.2.80")))).await;
+    let notes: Vec<_> = outcome.failures.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notes,
+        ["error: sandbox client: `vip`: a route to 192.0.2.80/32 that is not portolan's is there \
+          already; delete that route, or give the service another VIP"]
+    );
+    manager.make(&text(Text::new())).await;
+    assert!(kernel::route::routes(&client.netns).unwrap().contains(&own));
+}
+
+#[tokio::test]
 async fn cleaning_up_leaves_nothing() {
     let mut world = World::new();
     let (client, _tasks, _text, manager) = one_service(&mut world).await;

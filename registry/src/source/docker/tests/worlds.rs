@@ -9,7 +9,6 @@
 //! both kinds, one renamed, and two compose services of one name.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +19,7 @@ use serde::Deserialize;
 
 use crate::Snapshot;
 use crate::id::{NetworkId, NodeId};
-use crate::model::{Mode, Sandbox};
+use crate::model::Mode;
 use crate::source::docker::container::{Container, Health};
 use crate::source::docker::convert::draft;
 use crate::source::docker::engine::{Engine, EngineNetwork, Role};
@@ -28,6 +27,7 @@ use crate::source::docker::folder::{self, Folder};
 use crate::source::docker::gossip::{Gossip, GossipService};
 use crate::source::docker::read::gossip_of;
 use crate::source::docker::swarm::{Swarm, SwarmNode, SwarmService, SwarmTask};
+use crate::source::docker::tests::shown::shown;
 use crate::source::docker::upstream::HostServers;
 use crate::source::docker::view::View;
 
@@ -426,90 +426,4 @@ fn the_gateways_priority_decides_which_network_is_searched_first() {
     let order: Vec<_> = sandbox.networks.iter().map(|it| it.addresses.clone()).collect();
     let [inner, default] = [[172, 32, 2, 2], [172, 32, 1, 5]].map(|it| vec![IpAddr::from(it)]);
     assert_eq!(order, [inner, default]);
-}
-
-/// A world as text, one line a thing; ids are cut to their first 12 characters.
-fn shown(world: &Snapshot) -> String {
-    let mut text = String::new();
-    for it in world.networks() {
-        writeln!(
-            text,
-            "network {} {} {:?} {:?} internal {} ingress {} names {:?} reach {:?}",
-            it.name, it.driver, it.scope, it.subnets, it.internal, it.ingress, it.names, it.reach
-        )
-        .unwrap();
-    }
-    let network = |id: &NetworkId| world.network(id).map_or("?", |it| &it.name).to_owned();
-    for it in world.services() {
-        writeln!(
-            text,
-            "service {} {} {} stack {:?}",
-            short(it.id.as_str()),
-            it.name,
-            it.mode,
-            it.stack
-        )
-        .unwrap();
-        for (id, on) in &it.networks {
-            writeln!(text, "    on {} vip {:?} aliases {:?}", network(id), on.vip, on.aliases)
-                .unwrap();
-        }
-        for port in &it.ports {
-            writeln!(
-                text,
-                "    port {}:{}/{} {:?}",
-                port.published, port.target, port.protocol, port.mode
-            )
-            .unwrap();
-        }
-        let labels = it.labels.iter().filter(|(key, _)| !key.starts_with("com.docker.stack."));
-        writeln!(text, "    labels {:?}", labels.collect::<Vec<_>>()).unwrap();
-    }
-    for it in world.tasks() {
-        let node = it.node.as_ref().map(|it| short(it.as_str()));
-        let service = it.service.as_ref().map(|it| short(it.as_str()));
-        writeln!(text, "task {} of {service:?} on {node:?}: {} ({})", it.name, it.state, it.reason)
-            .unwrap();
-        for (id, on) in &it.networks {
-            writeln!(text, "    on {} {:?} names {:?}", network(id), on.addresses, on.names)
-                .unwrap();
-        }
-    }
-    for it in world.sandboxes() {
-        shown_sandbox(&mut text, it, network);
-    }
-    for it in world.nodes() {
-        writeln!(text, "node {} {:?} {} ingress {:?}", it.name, it.address, it.state, it.ingress)
-            .unwrap();
-    }
-    for note in world.notes() {
-        writeln!(text, "note {note}").unwrap();
-    }
-    text
-}
-
-fn shown_sandbox(text: &mut String, it: &Sandbox, network: impl Fn(&NetworkId) -> String) {
-    let order: Vec<_> =
-        it.networks.iter().map(|it| (network(&it.network), &it.addresses)).collect();
-    let upstreams: Vec<_> =
-        it.upstreams.iter().map(|it| format!("{:?} {}", it.dial, it.address)).collect();
-    writeln!(
-        text,
-        "sandbox {} hostname {} tasks {} links {:?} asks {upstreams:?}\n    order {order:?}",
-        it.name,
-        it.hostname,
-        it.tasks.len(),
-        it.links
-    )
-    .unwrap();
-    for id in &it.nameless {
-        writeln!(text, "    nameless {}", network(id)).unwrap();
-    }
-    for (name, addresses) in &it.hosts {
-        writeln!(text, "    host {name} {addresses:?}").unwrap();
-    }
-}
-
-fn short(id: &str) -> String {
-    id.chars().take(12).collect()
 }

@@ -159,7 +159,7 @@ impl Doors {
         self.bare.doorway = false;
         let mut changes = sysctls.hold(&netns, netns.cookie()?, &needs)?;
         let wanted = ingress.ports.iter();
-        let wanted = wanted.map(|(port, it)| (*port, it.slots.as_slice(), it.affinity)).collect();
+        let wanted = wanted.map(|(port, it)| (*port, it.led(*port), it.affinity)).collect();
         let masqueraded = if ingress.masquerade { Ipv4Net::default() } else { doorway.bridge };
         let frame = |it: &Balancing| gate::doorway(doorway.own, masqueraded, it);
         let inode = netns.inode();
@@ -291,14 +291,15 @@ impl<'a> Leading<'a> {
     fn of(plan: &'a Plan, inside: Option<&'a (&'a Ingress, Doorway)>) -> Self {
         let mut bridges = plan.bridges.clone();
         let direct = plan.direct.iter().map(|(port, it)| {
-            let (slots, affinity) = (it.slots.clone(), it.affinity);
+            let (slots, affinity) = (it.led(*port).to_vec(), it.affinity);
             (*port, Led { service: &it.service, slots, affinity, binds: &it.bind })
         });
         let mut ports: BTreeMap<Port, Led<'a>> = direct.collect();
         if let Some((ingress, Doorway { own, bridge, .. })) = inside {
             bridges.insert(Bridge { subnet: *bridge, internal: false });
             ports.extend(ingress.ports.iter().map(|(port, it)| {
-                let slots = vec![SocketAddrV4::new(*own, port.number)];
+                let through = SocketAddrV4::new(*own, port.number);
+                let slots = if it.is_proxied(*port) { vec![] } else { vec![through] };
                 let affinity = Affinity::None;
                 (*port, Led { service: &it.service, slots, affinity, binds: &it.bind })
             }));

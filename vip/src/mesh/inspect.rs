@@ -26,8 +26,11 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
     }
     let host = Netns::this()?;
     let mut lines = Vec::new();
-    let mut wanted: Led =
-        plan.direct.iter().map(|(port, it)| (*port, it.slots.iter().copied().collect())).collect();
+    let mut wanted: Led = plan
+        .direct
+        .iter()
+        .map(|(port, it)| (*port, it.led(*port).iter().copied().collect()))
+        .collect();
     if let Some(ingress) = plan.ingress.as_ref().filter(|it| !it.ports.is_empty()) {
         let Some(netns) = open(&ingress.netns, None)? else {
             return Err(MeshError::NotConnected);
@@ -40,7 +43,8 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
         compare("the engine's doorway", &inside(ingress), seen, &mut lines);
         let through = |port: &Port| BTreeSet::from([SocketAddrV4::new(doorway.own, port.number)]);
-        wanted.extend(ingress.ports.keys().map(|port| (*port, through(port))));
+        let led = ingress.ports.iter().filter(|(port, it)| !it.is_proxied(**port));
+        wanted.extend(led.map(|(port, _)| (*port, through(port))));
     }
     let seen = led(&host, &Host::default().ruleset(&Balancing::default()))?;
     let missing = wanted.keys().filter(|it| seen.as_ref().is_none_or(|led| !led.contains_key(it)));
@@ -56,7 +60,7 @@ type Led = BTreeMap<Port, BTreeSet<SocketAddrV4>>;
 
 fn inside(ingress: &Ingress) -> Led {
     let slots = ingress.ports.iter();
-    slots.map(|(port, it)| (*port, it.slots.iter().copied().collect())).collect()
+    slots.map(|(port, it)| (*port, it.led(*port).iter().copied().collect())).collect()
 }
 
 /// Where the table in a namespace leads; `None`: there is none like `form`.

@@ -120,6 +120,20 @@ impl fmt::Display for Port {
     }
 }
 
+impl Published {
+    /// Whether only a relay may let clients in, which tells tasks of them. A client that came
+    /// another way could say to be anybody.
+    pub(crate) fn is_proxied(&self, port: Port) -> bool {
+        self.proxy_protocol && port.protocol == Protocol::Tcp
+    }
+
+    /// Where nftables leads. Nowhere where only a relay may: the port is refused while that is
+    /// away.
+    pub(crate) fn led(&self, port: Port) -> &[SocketAddrV4] {
+        if self.is_proxied(port) { &[] } else { &self.slots }
+    }
+}
+
 /// `web -> 10.0.0.5:80 10.0.0.6:80`: fixtures and logs.
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,8 @@
 //! Invariants
 //! - *what leads, is relayed*: a port that a program of the host has, or that the engine's own mesh
 //!   serves, is left alone here too;
+//! - *no way around*: what wants the PROXY protocol is led by no table, so that it is refused while
+//!   this is away;
 //! - *the same bounds*: a port that is to be had at some addresses only is relayed only there.
 
 use std::collections::BTreeSet;
@@ -13,7 +15,6 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use registry::balance_spec::{Affinity, Bind};
-use registry::model::Protocol;
 
 use super::plan::{Plan, Port, Published};
 use crate::compile::DRAIN;
@@ -36,7 +37,7 @@ pub(crate) fn relayed(
         if !leading.contains(port) {
             continue;
         }
-        let proxied = published.proxy_protocol && port.protocol == Protocol::Tcp;
+        let proxied = published.is_proxied(*port);
         let target = Arc::new(target(published, dial));
         for at in entrances(published, addresses) {
             // IPv4 is nftables' work, which keeps the client's address by itself.
@@ -90,6 +91,8 @@ fn target(published: &Published, dial: Place) -> Target {
 
 #[cfg(test)]
 mod tests {
+    use registry::model::Protocol;
+
     use super::*;
     use crate::mesh::plan::Ingress;
 

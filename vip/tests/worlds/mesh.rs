@@ -79,6 +79,24 @@ fn tasks_on_both_nodes_answer_through_each_node_and_see_the_client() {
 }
 
 #[test]
+fn a_port_whose_tasks_are_told_of_clients_is_refused_while_the_relay_is_away() {
+    let mut world = Meshed::new("0", ClientIp::Keep);
+    world.make(WEB, "\"portolan.mesh.proxy_protocol\" = \"v2\"", BOTH);
+    let swarm = &world.swarm;
+    let doorway = swarm.nodes[0].doorway.address;
+    let said = swarm.client.calls((world.at(0), 8001), 20);
+    assert_eq!(said, sees(doorway), "they are relayed");
+    let to = (world.at(0), 8001);
+    let Meshed { swarm, tasks: _tasks, managers } = world;
+    drop(managers);
+    for host in [&swarm.client, &swarm.nodes[0].host] {
+        assert_eq!(host.call(to).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+    let around = swarm.nodes[0].host.call((doorway, 8001));
+    assert!(around.is_err(), "{around:?}");
+}
+
+#[test]
 fn the_node_itself_reaches_tasks_by_its_address_and_by_localhost() {
     let mut world = Meshed::new("1", ClientIp::Keep);
     world.make(WEB, "", BOTH);

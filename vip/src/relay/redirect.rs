@@ -19,13 +19,15 @@
 //! - *by the front door only*: nobody reaches our port but by the port that it stands for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use kernel::conntrack::{self, ConntrackError, Flow};
 use kernel::netns::Netns;
 use kernel::nft::{
     Batch, ChainKind, CmpOp, CtKey, Element, ElementValue, Expr, Family, Hook, HookPoint, KeyType,
     MetaKey, NftError, PayloadBase, SetSpec, SetValue, Socket, Table, Verdict, concat,
 };
+use kernel::route::{self, RouteError};
 use registry::model::Protocol;
 
 /// What is redirected: what comes for this address (unspecified: any local one) goes to this port.
@@ -49,7 +51,8 @@ impl Redirect {
     }
 
     /// Makes it hold exactly `want`, in one transaction; tells how many entries changed.
-    pub(super) fn settle(&mut self, want: &Ports) -> Result<usize, NftError> {
+    /// Datagrams that conntrack remembers another way for are told in `moved`.
+    pub(super) fn settle(&mut self, want: &Ports, moved: &mut Ports) -> Result<usize, NftError> {
         let table = table(self.family);
         let mut batch = Batch::new();
         let gone = self.held.iter().filter(|(key, port)| want.get(key) != Some(port));
@@ -68,6 +71,9 @@ impl Redirect {
         }
         self.socket.commit(&batch)?;
         let changes = gone.len().max(come.len());
+        // The new ports come last: they are what is right.
+        let datagrams = gone.iter().chain(&come).filter(|((_, it), _)| *it == Protocol::Udp);
+        moved.extend(datagrams.map(|(key, port)| (**key, **port)));
         self.held.clone_from(want);
         Ok(changes)
     }
@@ -82,6 +88,35 @@ impl Drop for Redirect {
             tracing::debug!(%error, "the kernel removes the table of redirected ports");
         }
     }
+}
+
+/// Forgets where datagrams to `moved` went before: conntrack remembers it for as long as a client
+/// sends, also where nobody answers.
+pub(super) fn forget(netns: &Netns, moved: &Ports) -> Result<usize, ForgetError> {
+    if moved.is_empty() {
+        return Ok(0);
+    }
+    let local: BTreeSet<IpAddr> =
+        route::addresses(netns)?.into_iter().map(|(_, it)| it.addr()).collect();
+    let stale = |flow: &Flow| {
+        let to = flow.original_destination;
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let led = |ip| moved.get(&(SocketAddr::new(ip, flow.original_port), Protocol::Udp));
+        flow.protocol == UDP
+            && (local.contains(&to) || to.is_loopback())
+            && led(to).or_else(|| led(any)).is_some_and(|port| *port != flow.reply_source_port)
+    };
+    Ok(conntrack::delete_matching(netns, stale)?)
+}
+
+/// Why old ways of datagrams may be remembered still.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForgetError {
+    #[error(transparent)]
+    Addresses(#[from] RouteError),
+    #[error(transparent)]
+    Flows(#[from] ConntrackError),
 }
 
 fn table(family: Family) -> Table<'static> {
@@ -229,5 +264,7 @@ const PORT: u8 = 8;
 const REDIRECT: Expr = Expr::Redirect { port: PORT };
 /// `RTN_LOCAL` (`linux/rtnetlink.h`).
 const RTN_LOCAL: u32 = 2;
+/// `IPPROTO_UDP`.
+const UDP: u8 = 17;
 /// `IPS_DST_NAT` (`linux/netfilter/nf_conntrack_common.h`).
 const IPS_DST_NAT: u32 = 32;

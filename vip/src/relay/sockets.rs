@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::RelayError;
 use super::plan::{Entrance, Place, Target, Way};
-use super::redirect::{Ports, Redirect};
+use super::redirect::{Ports, Redirect, forget};
 
 /// What has to stand at an entrance; `None`: nothing.
 pub(super) fn spot(entrance: &Entrance, target: &Target, count: usize) -> Option<Spot> {
@@ -63,14 +63,20 @@ pub(super) async fn redirect(
     ports: Ports,
 ) -> Result<(Redirect, usize), RelayError> {
     let settle = move || {
+        let netns = match enter(&place)? {
+            Some(netns) => netns,
+            None => Netns::this()?,
+        };
         let mut redirect = match had {
             Some(redirect) => redirect,
-            None => match enter(&place)? {
-                Some(netns) => Redirect::make(&netns, ipv6)?,
-                None => Redirect::make(&Netns::this()?, ipv6)?,
-            },
+            None => Redirect::make(&netns, ipv6)?,
         };
-        let changes = redirect.settle(&ports)?;
+        let mut moved = Ports::new();
+        let changes = redirect.settle(&ports, &mut moved)?;
+        if let Err(error) = forget(&netns, &moved) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, %place, "cannot forget where datagrams went before");
+        }
         Ok((redirect, changes))
     };
     let ended = |error| Err(RelayError::Thread(io::Error::other(error)));

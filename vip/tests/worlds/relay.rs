@@ -164,6 +164,46 @@ async fn a_redirected_port_without_tasks_refuses_and_is_its_holders_again_afterw
 }
 
 #[tokio::test]
+async fn a_client_that_keeps_sending_finds_the_tasks_wherever_its_datagrams_went_before() {
+    let mut mesh = Mesh::new();
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let sockets = [NODE6.into(), IpAddr::from(mesh.node.address)].map(|to| {
+        let bind = || match to {
+            IpAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+            IpAddr::V6(_) => UdpSocket::bind(any),
+        };
+        let socket = mesh.client.netns.run(bind).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        (socket, SocketAddr::from((to, PUBLISHED)))
+    });
+    let answers = |(socket, to): &(UdpSocket, SocketAddr)| {
+        socket.send_to(b"?", to).unwrap();
+        let mut answer = [0; 64];
+        let length = socket.recv(&mut answer).unwrap_or(0);
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    let all = || sockets.each_ref().map(answers);
+    // Conntrack looks only where some table asks it to.
+    let tracked = ["add table inet t", "add chain inet t c { type nat hook output priority 0; }"];
+    for line in tracked {
+        let mut nft = std::process::Command::new("nft");
+        let made = mesh.node.netns.run(|| nft.args(line.split(' ')).status()).unwrap().unwrap();
+        assert!(made.success());
+    }
+    // The holder of the port says nothing, and nobody is made to wait for a table.
+    assert_eq!(all(), ["", ""]);
+    mesh.make(mesh.target(&[11])).await;
+    wait_until(all, |it| it.iter().all(|it| it == "web.1")).await;
+    // Another port of ours, and another one again.
+    mesh.make(mesh.target(&[])).await;
+    mesh.make(mesh.target(&[12])).await;
+    wait_until(all, |it| it.iter().all(|it| it == "web.2")).await;
+    std::mem::replace(&mut mesh.relay, Relay::new(Limits::default())).finish().await;
+    mesh.make(mesh.target(&[11])).await;
+    wait_until(all, |it| it.iter().all(|it| it == "web.1")).await;
+}
+
+#[tokio::test]
 async fn nobody_gets_in_by_the_port_behind_the_redirection() {
     let mut mesh = Mesh::new();
     mesh.make(mesh.target(&[11])).await;

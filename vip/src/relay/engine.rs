@@ -321,14 +321,14 @@ impl Relay {
                         applied.changes += changes;
                         self.redirects.insert(key, redirect);
                     }
-                    Err(error) => self.forget_redirected(&place, ipv6, error, applied),
+                    Err(error) => self.forget_redirected(&place, ipv6, error, applied).await,
                 }
             }
         }
     }
 
     /// Nothing leads to these entrances: they are to be opened anew the next time.
-    fn forget_redirected(
+    async fn forget_redirected(
         &mut self,
         place: &Place,
         ipv6: bool,
@@ -340,12 +340,8 @@ impl Relay {
         };
         let lost: Vec<_> = self.open.keys().filter(|it| lost(it)).cloned().collect();
         for entrance in lost {
-            if let Some(open) = self.open.remove(&entrance) {
-                for serving in &self.threads {
-                    // A full queue: the thread serves an entrance that nobody is led to.
-                    serving.commands.try_send(Command::Close(open.sign.number)).ok();
-                }
-            }
+            // However many: one that stays open is nobody's, and there would be more each time.
+            self.close(&entrance).await;
         }
         applied.failures.push(Failure { subject: format!("ports in {place}"), error });
     }

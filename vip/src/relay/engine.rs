@@ -145,9 +145,13 @@ impl Relay {
         self.places.retain(|place, _| self.open.keys().any(|it| it.place == *place));
         self.meter.tidy();
         if self.threads.iter().any(|it| it.thread.is_finished()) {
-            // All that it served is gone; the next time all of it is made anew.
+            // All that it served is gone; the next time all of it is made anew, and until then
+            // nobody is led to ports where nobody listens.
             self.threads.clear();
             self.open.clear();
+            self.redirects.clear();
+            let error = RelayError::Thread(io::Error::other("one has ended"));
+            applied.failures.push(Failure { subject: "relay".to_owned(), error });
         }
         applied
     }
@@ -174,6 +178,8 @@ impl Relay {
             return Ok(());
         }
         let door = Door::open().map_err(io::Error::other)?;
+        // All of them or none: each entrance has a socket for each.
+        let mut threads = Vec::new();
         for number in 0..self.limits.threads.get() {
             let (commands, queue) = mpsc::channel(COMMANDS);
             let seed = RandomState::new().build_hasher().finish();
@@ -186,8 +192,9 @@ impl Relay {
             };
             let name = format!("relay-{number}");
             let thread = std::thread::Builder::new().name(name).spawn(serve)?;
-            self.threads.push(Serving { commands, thread });
+            threads.push(Serving { commands, thread });
         }
+        self.threads = threads;
         Ok(())
     }
 

@@ -99,3 +99,40 @@ fn compare(place: &str, wanted: &Led, seen: Option<Led>, lines: &mut Vec<String>
 fn list(all: &BTreeSet<SocketAddrV4>) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use registry::model::Protocol;
+
+    use super::*;
+
+    fn led(ports: &[(u16, &[&str])]) -> Led {
+        let port = |number| Port { protocol: Protocol::Tcp, number };
+        let tasks = |all: &[&str]| all.iter().map(|it| it.parse().unwrap()).collect();
+        ports.iter().map(|(number, all)| (port(*number), tasks(all))).collect()
+    }
+
+    #[test]
+    fn each_port_that_leads_otherwise_is_told_and_no_other() {
+        let wanted =
+            led(&[(1, &["10.0.0.1:80"]), (2, &["10.0.0.2:80"]), (3, &["10.0.0.3:80"]), (4, &[])]);
+        let seen = led(&[(1, &["10.0.0.1:80"]), (2, &["10.0.0.9:80"]), (5, &["10.0.0.5:80"])]);
+        let mut lines = Vec::new();
+        compare("the host", &wanted, Some(seen), &mut lines);
+        let expected = [
+            "the host: 2/tcp leads to 10.0.0.9:80, and 10.0.0.2:80 is planned",
+            "the host: 3/tcp leads nowhere",
+            "the host: 5/tcp is led on, and nobody asks for it",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_missing_table_is_told_where_there_should_be_one() {
+        let mut lines = Vec::new();
+        compare("the host", &Led::new(), None, &mut lines);
+        assert_eq!(lines, [""; 0]);
+        compare("the host", &led(&[(1, &["10.0.0.1:80"])]), None, &mut lines);
+        assert_eq!(lines, ["the host: its table is missing"]);
+    }
+}

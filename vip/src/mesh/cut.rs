@@ -74,7 +74,9 @@ fn cut_on_host(
         let for_us = local.contains(&flow.original_destination) || is_loopback(flow);
         let published = plan.direct.get(&port);
         if flow.nat && (published.is_some() || last.direct.contains_key(&port)) {
-            return for_us && leads_nowhere(published, &plan.alive, port, flow);
+            // What was redirected to the relay is answered from here, and is the relay's to end.
+            let relayed = local.contains(&flow.reply_source);
+            return for_us && !relayed && leads_nowhere(published, &plan.alive, port, flow);
         }
         // Datagrams that were refused, or answered by a program, before the port was ours, and
         // those that were led to the doorway.

@@ -62,8 +62,13 @@ def download(run):
         fine &= alive
         print(f"{time.time() - running.begun:6.1f} s {what}{f': {said}' if said else ''}; the download {'goes on' if alive else 'ENDED'}", flush=True)
 
-    for replicas in (8, 2, 4):
-        step(f"scaled to {replicas}", lambda: docker("node1", f"service scale -d shown={replicas}") and scene.settled("shown", replicas))
+    def scaled(replicas, waits):
+        docker("node1", f"service scale -d shown={replicas}")
+        # Who waits until fewer are left waits for the download, if its task is one of those that drain.
+        return scene.settled("shown", replicas) and None if waits else time.sleep(3)
+
+    for replicas, waits in ((8, True), (2, False), (4, False)):
+        step(f"scaled to {replicas}", lambda: scaled(replicas, waits))
     for node in ("node1", "node2"):
         step(f"portolan of {node} killed with -9 and started", lambda: scene.replace(node, run.program))
     step("portolan of node1 restarted", lambda: scene.replace("node1", run.program, signal.SIGTERM))

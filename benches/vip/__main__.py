@@ -16,6 +16,7 @@ outside  the same from outside through the routing mesh
 killed   the worker's engine killed: how long its tasks are still called
 download 200 MB through a VIP while its service scales and portolan is killed, restarted, upgraded; nft flush ruleset
 moved    a UDP client with a fixed port: its task is killed, who answers when
+published TCP and UDP ports from everywhere, IPv6 too; rp_filter=1 before; bind by label; ports moved at 50 connections a second
 mesh     octets through a published port of a remote node, next to the overlay's own path
 churn    30 minutes (MINUTES) of chance under load: wrong answers, growth, and what `portolan verify` finds at the end
 
@@ -31,7 +32,7 @@ import field, parts
 # Each is a function of its own name, or of the name behind the colon, in the file before it.
 SECTIONS = {"table": "table", "relay": "relay", "swaps": "swaps", "many": "many",
             "even": "even", "rolling": "rolling", "outside": "rolling:through_mesh", "killed": "rolling:engine_killed",
-            "download": "download", "moved": "moved", "churn": "churn", "mesh": "mesh"}
+            "download": "download", "moved": "moved", "churn": "churn", "mesh": "mesh", "published": "published"}
 DEFAULT = ["table", "swaps"]
 
 

@@ -71,7 +71,8 @@ def through_mesh(run):
         on("client", "ip", "address", "add", f"{address}/24", "dev", "eth0")
     wait(lambda: all("200 OK" in sh("nsenter", f"--net={client}", "curl", "-s", "-i", "-m", "2", f"http://{it}:{PUBLISHED}/", check=False)
                      for it in ADDRESSES.values()), "the mesh of both nodes")
-    return course(scene, lambda: {f"outside, through {node}": Caller(scene, client, address, NAME, RATE, port=PUBLISHED, own=[own[node]])
+    return course(scene, lambda: {f"outside, through {node}": Caller(scene, client, address, NAME, RATE, port=PUBLISHED, own=[own[node]],
+                                                                             traced=scene.doorway(node)[0])
                                   for node, address in ADDRESSES.items()})
 
 

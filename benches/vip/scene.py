@@ -10,7 +10,8 @@ HEALTH = "--health-cmd 'wget -q -O /dev/null http://127.0.0.1:8080/' --health-in
 class Scene:
     """`run.keep` it: it takes the lab down."""
 
-    def __init__(self, run):
+    def __init__(self, run, start=True):
+        """`start`: with a portolan on each node."""
         self.run = run
         self.lab = run.keep(Ended(Lab(run.program))).lab
         self.image()
@@ -18,7 +19,8 @@ class Scene:
         self.askers = {}
         for node in NODES:
             self.asker(node)
-        self.lab.portolan()
+        if start:
+            self.lab.portolan()
         print(f"engine {self.lab.version}", flush=True)
 
     def image(self):
@@ -35,11 +37,11 @@ class Scene:
         self.askers[node if name == "asker" else name] = pid(node, name)
         return pid(node, name)
 
-    def service(self, name, replicas, *more, late=0, health=HEALTH):
-        """Its tasks are `NAME.SLOT.NODE`. They have ten seconds to stop."""
+    def service(self, name, replicas, *more, late=0, health=HEALTH, ports=PORT):
+        """Its tasks are `NAME.SLOT.NODE`. They have ten seconds to stop. Gives its VIP."""
         docker("node1", f"service create -d --no-resolve-image --name {name} --network {NETWORK} --replicas {replicas} "
                         "--hostname {{.Service.Name}}.{{.Task.Slot}}.{{.Node.Hostname}} --stop-grace-period 10s "
-                        f"{health} {' '.join(more)} shown:latest serve {name} {PORT} {late}")
+                        f"{health} {' '.join(more)} shown:latest serve {name} {ports} {late}")
         self.settled(name, replicas)
         return self.vip(name)
 
@@ -52,7 +54,7 @@ class Scene:
         """As many tasks by the engine, and by `tasks.NAME` in the askers of both nodes."""
         wait(lambda: docker("node1", f"service ls -f name={name} --format {{{{.Replicas}}}}").split(" ")[0] == f"{replicas}/{replicas}",
              f"{replicas} tasks of {name}", seconds)
-        for node in NODES:
+        for node in self.lab.portolans:
             wait(lambda: len(self.tasks(node, name)) == replicas, f"{replicas} tasks of {name} by portolan on {node}", 20)
 
     def tasks(self, node, name):
@@ -70,6 +72,11 @@ class Scene:
 
     def containers(self, node, service):
         return docker(node, f"ps -q --no-trunc -f label=com.docker.swarm.service.name={service}").split()
+
+    def doorway(self, node):
+        """The namespace in which the engine takes what comes to published ports, and its address on the ingress network."""
+        attached = json.loads(docker(node, "network inspect -f '{{json .Containers}}' ingress"))
+        return str(DIR / node / "exec/netns/ingress_sbox"), attached["ingress-sbox"]["IPv4Address"].split("/")[0]
 
     def replace(self, node, program, how=signal.SIGKILL):
         """Ends a node's portolan and starts `program` in its place."""
@@ -95,9 +102,11 @@ class Ended:
 class Caller(threading.Thread):
     """`call steady` in a container's namespace, or in one with a path. Keeps failures with the task that conntrack names for each."""
 
-    def __init__(self, scene, place, addresses, names, rate, seconds=0, port=PORT, own=()):
+    def __init__(self, scene, place, addresses, names, rate, seconds=0, port=PORT, own=(), traced=None):
+        """`traced`: the namespace whose conntrack knows where connections went, if it is not the place itself."""
         super().__init__(daemon=True)
         self.place, self.seconds = place if isinstance(place, str) else f"/proc/{place}/ns/net", seconds
+        self.traced = traced or self.place
         self.failures, self.slow, self.late, self.answers, self.values = [], [], [], {}, {}
         self.child = subprocess.Popen(
             ["nsenter", f"--net={self.place}", os.path.join(scene.run.folder, "call"), "steady", addresses, str(port),
@@ -121,7 +130,7 @@ class Caller(threading.Thread):
 
     def task(self, port):
         """The address that a connection from that port was sent to; None once conntrack forgot it."""
-        said = sh("nsenter", f"--net={self.place}", "conntrack", "-L", "-p", "tcp", "--sport", port, check=False)
+        said = sh("nsenter", f"--net={self.traced}", "conntrack", "-L", "-p", "tcp", "--sport", port, check=False)
         found = re.search(r"src=\S+ dst=\S+ sport=\d+ dport=\d+ (?:\[UNREPLIED\] )?src=(\S+)", said)
         return found[1] if found else None
 
@@ -159,8 +168,7 @@ class Lives(threading.Thread):
 
     def learn(self, container):
         networks = json.loads(docker(self.node, f"inspect -f '{{{{json .NetworkSettings.Networks}}}}' {container}", check=False) or "{}")
-        if address := networks.get(NETWORK, {}).get("IPAddress"):
-            self.addresses[address] = container
+        self.addresses |= {it["IPAddress"]: container for it in networks.values() if it["IPAddress"]}
 
     def run(self):
         for line in self.child.stdout:

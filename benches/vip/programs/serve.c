@@ -1,6 +1,6 @@
 /* A task: says who it is over HTTP and UDP, streams and swallows octets, and ends as real servers do.
  *
- *     serve NAME PORT [LATE]
+ *     serve NAME PORT[,PORT..] [LATE]
  *
  * TCP: `GET /` is answered with "NAME HOSTNAME PEER STATE", `GET /bytes/N` with N octets, `PUT` swallows until the end,
  * `GET /hold` echoes what follows. UDP: every datagram is answered with the same line.
@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 65536, BLOCK = 262144 };
+enum { MOST = 65536, BLOCK = 262144, PORTS = 8 };
 
 struct conn {
     enum { READING, SENDING, SWALLOWING, ECHOING, ENDING } doing;
@@ -164,19 +164,28 @@ int main(int argc, char **argv) {
     gethostname(host, sizeof host);
     memset(block, 'x', sizeof block);
     poller = epoll_create1(EPOLL_CLOEXEC);
-    int listener = bound(SOCK_STREAM, atoi(argv[2])), datagrams = bound(SOCK_DGRAM, atoi(argv[2]));
+    int listeners[PORTS], datagrams[PORTS], ports = 0, listening = 1;
+    for (char *one = strtok(argv[2], ","); one && ports < PORTS; one = strtok(NULL, ","), ports++) {
+        listeners[ports] = bound(SOCK_STREAM, atoi(one));
+        datagrams[ports] = bound(SOCK_DGRAM, atoi(one));
+    }
     for (;;) {
         struct epoll_event events[256];
         int many = epoll_wait(poller, events, 256, told ? 20 : 1000);
         for (int i = 0; i < many; i++) {
-            int fd = events[i].data.fd;
-            if (fd == listener) accept_all(listener);
-            else if (fd == datagrams) echo(datagrams);
-            else if (conns[fd]) serve(fd);
+            int fd = events[i].data.fd, own = 0;
+            for (int port = 0; port < ports; port++) {
+                if (listening && fd == listeners[port]) { accept_all(fd); own = 1; }
+                if (fd == datagrams[port]) { echo(fd); own = 1; }
+            }
+            if (!own && conns[fd]) serve(fd);
         }
         if (!told) continue;
         if (!until) until = now() + late;
-        if (listener >= 0 && now() >= until) { accept_all(listener); close(listener); listener = -1; }
-        if (listener < 0 && !open_now) return 0;
+        if (listening && now() >= until) {
+            for (int port = 0; port < ports; port++) { accept_all(listeners[port]); close(listeners[port]); }
+            listening = 0;
+        }
+        if (!listening && !open_now) return 0;
     }
 }

@@ -1,9 +1,10 @@
 """Measures VIPs next to none and to others, and shows them on a real two-node Swarm.
 
-    sudo python3 benches/vip PORTOLAN [SECTION]...     (ROUNDS=5 SECONDS=3)
+    sudo python3 benches/vip PORTOLAN [SECTION]...     (ROUNDS=9 SECONDS=2)
 
 Between namespaces of this machine, rounds interleaved, ratios of one run:
 table    TCP octets, new connections, UDP packets: direct, portolan, kube-proxy's nftables layout, HAProxy in tcp mode
+         (ONLY=connections|streams|datagrams)
 relay    the userspace plane next to HAProxy in tcp mode: CPU per octet and per connection of the one in the middle
 swaps    10,000 changes of a service's tasks (SWAPS) under a load of connects: none may fail
 many     100 sandboxes (SANDBOXES) x 1,000 services: memory of the process and of the kernel (what else runs moves the latter)
@@ -41,7 +42,7 @@ def main():
     if len(sys.argv) < 2 or os.geteuid() or not set(what) <= set(SECTIONS):
         sys.exit(__doc__)
     folder = field.build(tempfile.mkdtemp(prefix="vip-bench-"))
-    run = parts.Run(os.path.abspath(sys.argv[1]), None, folder, int(os.environ.get("ROUNDS", "5")), float(os.environ.get("SECONDS", "3")))
+    run = parts.Run(os.path.abspath(sys.argv[1]), None, folder, int(os.environ.get("ROUNDS", "9")), float(os.environ.get("SECONDS", "2")))
     failed = []
     try:
         for name in what:

@@ -24,6 +24,17 @@ def direct(_run, field):
     return Way("direct", field.host("10.250.0.1"), ",".join(TASKS))
 
 
+def tracked(_run, field):
+    """To each task in turns, from a namespace with rules as Docker makes them in each container of a network, for its DNS:
+    they alone have connections tracked there. This is what a container has without a VIP."""
+    way = Way("direct, as in a container", field.host("10.250.0.5"), ",".join(TASKS))
+    way.place.run("nft", "-f", "-", text="""table ip nat {
+  chain output { type nat hook output priority -100; ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:40000; }
+  chain postrouting { type nat hook postrouting priority 100; ip saddr 127.0.0.11 udp sport 40000 snat to :53; }
+}""")
+    return way
+
+
 def service(drained=()):
     """The service of the bench, for a world file; some of its tasks draining."""
     text = f'[[service]]\nname = "bench"\nmode = "vip"\nnetworks = ["net"]\nvip = {{ net = "{VIP}" }}\n'

@@ -48,7 +48,7 @@ def connections(run, field, tasks, ways):
     for what, words in (("connects", "connect and close"), ("requests", "connect, GET, answer, end")):
         seen = rounds(run, field, tasks, ways, what, count)
         print(f"\n{words}, {count} a round")
-        print(f"{'':22} {'client CPU us':>24} {'x direct':>18} {'all CPU us':>24} {'p50 us':>18} {'p99 us':>20} {'p99 - direct':>14}")
+        print(f"{'':26} {'client CPU us':>24} {'x direct':>18} {'all CPU us':>24} {'p50 us':>18} {'p99 us':>20} {'p99 - direct':>14}")
         client = {name: [it["cpu_us"] + it["proxy"] / count * 1e6 for it in all] for name, all in seen.items()}
         for way in ways:
             mine = seen[way.name]
@@ -60,7 +60,7 @@ def connections(run, field, tasks, ways):
                 note, good = verdict(what, ratios)
                 note += f"; p99 target + 40 us {'ok' if later <= 40 else 'NO'}"
                 fine = fine and good and later <= 40
-            print(f"{way.name:22} {spread(client[way.name]):>24} {spread(ratios):>18} {spread(every):>24} "
+            print(f"{way.name:26} {spread(client[way.name]):>24} {spread(ratios):>18} {spread(every):>24} "
                   f"{spread([it['p50'] for it in mine], '{:.1f}'):>18} {spread([it['p99'] for it in mine], '{:.1f}'):>20} "
                   f"{later:>+14.1f}  {note}", flush=True)
     return fine
@@ -70,7 +70,7 @@ def streams(run, field, tasks, ways):
     fine = True
     for what, words in (("down", "one stream from the task"), ("up", "one stream to the task")):
         seen = rounds(run, field, tasks, ways, what, run.seconds)
-        print(f"\n{words}\n{'':22} {'MB/s':>26} {'x direct':>18} {'all CPU s/GB':>24}")
+        print(f"\n{words}\n{'':26} {'MB/s':>26} {'x direct':>18} {'all CPU s/GB':>24}")
         for way in ways:
             mine = seen[way.name]
             rates = [it["rate"] / 1e6 for it in mine]
@@ -78,7 +78,7 @@ def streams(run, field, tasks, ways):
             every = [it["cpu_s_per_gb"] + it["others"] / (it["rate"] * run.seconds / 1e9) for it in mine]
             note, good = verdict(what, ratios) if way.name == "portolan" else ("", True)
             fine = fine and good
-            print(f"{way.name:22} {spread(rates, '{:.0f}'):>26} {spread(ratios):>18} {spread(every, '{:.3f}'):>24}  {note}", flush=True)
+            print(f"{way.name:26} {spread(rates, '{:.0f}'):>26} {spread(ratios):>18} {spread(every, '{:.3f}'):>24}  {note}", flush=True)
     return fine
 
 
@@ -86,13 +86,13 @@ def datagrams(run, field, tasks, ways):
     fine, ways = True, [it for it in ways if it.datagrams]
     for window in (1, 32):
         seen = rounds(run, field, tasks, ways, "datagrams", run.seconds, 128, window)
-        print(f"\nUDP echoes of 128 octets, {window} under way\n{'':22} {'1,000/s':>24} {'x direct':>18} {'client CPU us':>22} {'lost':>6}")
+        print(f"\nUDP echoes of 128 octets, {window} under way\n{'':26} {'1,000/s':>24} {'x direct':>18} {'client CPU us':>22} {'lost':>6}")
         for way in ways:
             mine = seen[way.name]
             ratios = [it["rate"] / direct["rate"] for it, direct in zip(mine, seen["direct"])]
             note, good = verdict("datagrams", ratios) if way.name == "portolan" else ("", True)
             fine = fine and good
-            print(f"{way.name:22} {spread([it['rate'] / 1e3 for it in mine], '{:.1f}'):>24} {spread(ratios):>18} "
+            print(f"{way.name:26} {spread([it['rate'] / 1e3 for it in mine], '{:.1f}'):>24} {spread(ratios):>18} "
                   f"{spread([it['cpu_us'] for it in mine]):>22} {sum(it['lost'] for it in mine):6.0f}  {note}", flush=True)
     return fine
 
@@ -101,7 +101,7 @@ def table(run):
     """The targets' table. ONLY=connections|streams|datagrams."""
     field = Field(run)
     tasks = [field.task(f"bench{n}", it) for n, it in enumerate(planes.TASKS)]
-    ways = [it(run, field) for it in (planes.direct, planes.portolan, planes.kube, planes.haproxy)]
+    ways = [it(run, field) for it in (planes.direct, planes.tracked, planes.portolan, planes.kube, planes.haproxy)]
     print("  ".join(f"{it.name} {it.version}".strip() for it in ways) + f"; {planes.SERVICES} services x {planes.EACH} besides; "
           + ("this kernel has ip_vs, but it is not measured" if planes.ipvs() else "no ip_vs in this kernel"))
     parts = {it.__name__: it for it in (connections, streams, datagrams)}

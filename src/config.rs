@@ -136,6 +136,7 @@ impl Default for Config {
                 enabled: vip::mesh::Enabled::Auto,
                 client_ip: vip::mesh::ClientIp::Keep,
                 state_dir: state_dir.clone(),
+                drain: vip::Config::default().drain,
             },
             state_dir,
             router: router::config::Config {

@@ -42,6 +42,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
         set(&mut config.vip.drain, drain);
     }
     config.mesh.state_dir.clone_from(&config.state_dir);
+    config.mesh.drain = config.vip.drain;
     if let Some(table) = section(&root, "mesh", "mesh") {
         mesh(&table, &mut config.mesh);
     }

@@ -145,6 +145,7 @@ fn everything_can_be_set() {
             enabled: vip::mesh::Enabled::On,
             client_ip: vip::mesh::ClientIp::Masquerade,
             state_dir: "/var/tmp/p".into(),
+            drain: seconds(30),
         },
         router: router::config::Config {
             http: "0.0.0.0:80".parse().unwrap(),

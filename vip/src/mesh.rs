@@ -28,7 +28,7 @@ mod sysctls;
 mod table;
 mod way;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,7 @@ use self::path::Visit;
 use self::plan::Way;
 use self::sysctls::Sysctls;
 use crate::apply::chain;
+use crate::drain::{Drain, Drains};
 use crate::relay::error::Failure;
 use crate::relay::{Limits, Meter, Relay};
 use crate::watch::Watches;
@@ -77,17 +78,27 @@ pub struct Mesh {
     paths: BTreeMap<SandboxId, path::Path>,
     relay: Relay,
     watches: Watches<Place>,
+    drains: Drains,
     /// What was made true last.
-    last: Arc<Plan>,
+    last: Goal,
+}
+
+/// What is to be true.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Goal {
+    plan: Arc<Plan>,
+    /// Tasks whose time to drain is over.
+    expired: Arc<BTreeSet<Drain>>,
 }
 
 impl Mesh {
     /// Reads what a portolan before this one changed of sysctls.
     pub fn new(config: Config) -> Self {
         let sysctls = Arc::new(Sysctls::load(&config.state_dir));
-        let (doors, paths, watches, last) = Default::default();
+        let (doors, paths, watches) = Default::default();
+        let (drains, last) = Default::default();
         let relay = Relay::new(Limits::default());
-        Self { config, sysctls, doors, paths, relay, watches, last }
+        Self { config, sysctls, doors, paths, relay, watches, drains, last }
     }
 
     /// Counts on `meter` what is relayed.
@@ -150,18 +161,13 @@ impl Mesh {
     }
 
     /// Gives whether all was done.
-    async fn settle_doors(
-        &mut self,
-        plan: &Arc<Plan>,
-        now: Instant,
-        outcome: &mut Outcome,
-    ) -> bool {
+    async fn settle_doors(&mut self, goal: &Goal, now: Instant, outcome: &mut Outcome) -> bool {
         let mut doors = std::mem::take(&mut self.doors);
-        let (plan, last) = (Arc::clone(plan), Arc::clone(&self.last));
+        let (goal, last) = (goal.clone(), self.last.clone());
         let (enabled, sysctls) = (self.config.enabled, Arc::clone(&self.sysctls));
         let mut running = JoinSet::new();
         running.spawn_blocking(move || {
-            let report = doors.settle(&plan, &last, enabled, &sysctls, now);
+            let report = doors.settle(&goal, &last, enabled, &sysctls, now);
             (doors, report)
         });
         match running.join_next().await {
@@ -228,21 +234,26 @@ impl Consumer for Mesh {
                 laid.doubt();
             }
         }
+        for Drain { task, .. } in self.drains.follow(&plan.drains(), now).expired {
+            tracing::info!(%task, "its time to drain is over: connections through the mesh are cut");
+        }
+        let goal = Goal { plan: Arc::clone(plan), expired: self.drains.expired() };
         self.visit_paths(plan, now, &mut outcome).await;
-        let done = self.settle_doors(plan, now, &mut outcome).await;
+        let done = self.settle_doors(&goal, now, &mut outcome).await;
         self.relay(plan, &mut outcome).await;
         // Until then what this leaves without a task is still to be cut.
-        if done && *self.last != **plan {
+        if done && self.last != goal {
             for (port, published) in plan.ports() {
                 tracing::debug!("{port} {published}");
             }
-            self.last = Arc::clone(plan);
+            self.last = goal;
         }
         outcome
     }
 
     fn upkeep(&self) -> Option<Duration> {
-        Some(laid::LOOK)
+        let drains = self.drains.next(&self.last.plan.drains(), Instant::now());
+        Some(drains.map_or(laid::LOOK, |it| it.min(laid::LOOK)))
     }
 
     fn bell(&self) -> Option<Arc<Notify>> {

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use registry::balance_spec::{BalanceSpec, Prefer};
@@ -21,7 +22,6 @@ use registry::model::{
 use registry::{Notes, Snapshot};
 
 use super::plan::{Bridge, Ingress, Plan, Port, Published, Way};
-use crate::compile::DRAIN;
 use crate::slots::slots;
 
 /// How the routing mesh behaves.
@@ -33,6 +33,9 @@ pub struct Config {
     pub client_ip: ClientIp,
     /// Where it is kept what was changed of the kernel, to be put back.
     pub state_dir: PathBuf,
+    /// How long connections to a draining task may go on, unless its service says otherwise
+    /// (`vip.drain`).
+    pub drain: Duration,
 }
 
 /// Whether there is a mesh of ours (`mesh.enabled`).
@@ -86,7 +89,7 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
                 continue;
             }
             owners.insert(key, service);
-            let published = Arc::new(place.published(snapshot, service, port, &spec, masquerade));
+            let published = Arc::new(place.published(snapshot, service, port, &spec, config));
             if place.network.ingress {
                 ports.insert(key, published);
             } else {
@@ -96,14 +99,18 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
         }
     }
     let of_the_host = snapshot.networks().filter(|it| it.reach == Reach::Host && !it.ingress);
-    plan.alive = of_the_host.flat_map(|it| alive(snapshot, it)).collect();
+    for network in of_the_host {
+        plan.alive.extend(alive(snapshot, network));
+        plan.draining.extend(draining(snapshot, network, config.drain));
+    }
     if let Some((network, netns)) = ingress {
         if !masquerade && !ports.is_empty() {
             plan.ways = ways(snapshot, network, &mut notes);
         }
         let alive = alive(snapshot, network).collect();
+        let draining = draining(snapshot, network, config.drain).collect();
         let subnets = subnets(network).collect();
-        plan.ingress = Some(Ingress { netns, subnets, ports, alive, masquerade });
+        plan.ingress = Some(Ingress { netns, subnets, ports, alive, draining, masquerade });
     }
     (plan, notes)
 }
@@ -112,6 +119,20 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
 fn alive(snapshot: &Snapshot, network: &Network) -> impl Iterator<Item = Ipv4Addr> {
     let tasks = snapshot.tasks_on(&network.id).filter(|it| lives(it));
     tasks.flat_map(|it| ipv4_of(it, &network.id))
+}
+
+/// Tasks on a network that drain, and how long each may.
+fn draining(
+    snapshot: &Snapshot,
+    network: &Network,
+    usual: Duration,
+) -> impl Iterator<Item = (Ipv4Addr, Duration)> {
+    let drains = |it: &&Task| it.state == ServingState::Draining;
+    snapshot.tasks_on(&network.id).filter(drains).flat_map(move |task| {
+        let service = task.service.as_ref().and_then(|it| snapshot.service(it));
+        let limit = service.and_then(|it| labels::balance(it).0.drain).unwrap_or(usual);
+        ipv4_of(task, &network.id).map(move |it| (it, limit))
+    })
 }
 
 fn is_meshed(port: &PublishedPort) -> bool {
@@ -177,8 +198,10 @@ impl<'a> Place<'a> {
         service: &Service,
         port: &PublishedPort,
         spec: &BalanceSpec,
-        masquerade: bool,
+        config: &Config,
     ) -> Published {
+        let masquerade = config.client_ip == ClientIp::Masquerade;
+        let drain = spec.drain.unwrap_or(config.drain);
         let tasks: Vec<&Task> = snapshot.tasks_of(&service.id).collect();
         let here = |it: &&&Task| match snapshot.this_node() {
             Some(node) => it.node.as_ref() == Some(node),
@@ -196,8 +219,7 @@ impl<'a> Place<'a> {
             .flat_map(|it| ipv4_of(it, network).map(|address| (IpAddr::V4(address), it.weight)));
         let slots = slots(weighed.collect()).into_iter().filter_map(ipv4);
         let alive: Vec<&Task> = tasks.into_iter().filter(|it| lives(it)).collect();
-        let limit =
-            |it: &Task| (it.state == ServingState::Draining).then(|| spec.drain.unwrap_or(DRAIN));
+        let limit = |it: &Task| (it.state == ServingState::Draining).then_some(drain);
         let tired = alive.iter().filter(|it| !it.serves());
         let resting = tired.flat_map(|it| ipv4_of(it, network).map(|at| (at, limit(it)))).collect();
         let alive = alive.iter().flat_map(|it| ipv4_of(it, network)).collect();
@@ -211,6 +233,7 @@ impl<'a> Place<'a> {
             slots: slots.map(|it| SocketAddrV4::new(it, target)).collect(),
             alive,
             resting,
+            drain,
             target,
             affinity: spec.affinity,
             proxy_protocol: spec.proxy_protocol,
@@ -327,6 +350,7 @@ mod tests {
             enabled: Enabled::Auto,
             client_ip: ClientIp::Keep,
             state_dir: PathBuf::from("/nowhere"),
+            drain: Duration::from_secs(600),
         };
         let (plan, notes) = compile(&Snapshot::build(draft, 1), &config);
         let ports = plan.ports().map(|(port, it)| format!("{port} {it}")).collect();

@@ -6,6 +6,7 @@
 //! - *told*: a client of a dead task learns of it at once, also one that only reads: its flow is
 //!   forgotten, and then it is made to speak ([`kernel::provoke`]); what it says finds nobody who
 //!   knows the connection and is answered with a reset;
+//! - *drained*: a task whose time to drain is over has no connections either;
 //! - *UDP has no end*: a flow whose task does not serve the port any more, or that began before
 //!   there was one, is forgotten, and its next datagram chooses anew.
 
@@ -19,21 +20,25 @@ use kernel::provoke::provoke;
 use kernel::route;
 use registry::model::Protocol;
 
+use super::Goal;
 use super::balance::{FLAG, number};
 use super::error::MeshError;
-use super::plan::{Ingress, Plan, Port, Published};
+use super::plan::{Ground, Ingress, Plan, Port, Published};
 use crate::sandbox::open;
 
-/// Cuts what `plan` leaves without a task, where it differs from `last`. `doorway`: the ingress
+/// Cuts what `goal` leaves without a task, where it differs from `last`. `doorway`: the ingress
 /// network that the host leads to now, and the doorway's address on the host's bridge.
 pub(crate) fn cut(
-    plan: &Plan,
-    last: &Plan,
+    goal: &Goal,
+    last: &Goal,
     doorway: Option<(&Ingress, Ipv4Addr)>,
 ) -> Result<(), MeshError> {
+    let (plan, before) = (&goal.plan, &last.plan);
     // Tasks on the host's networks are nobody's without a port that leads there.
-    let direct = !(plan.direct.is_empty() && last.direct.is_empty()) && plan.alive != last.alive;
-    if plan.ports().eq(last.ports()) && alive(plan) == alive(last) && !direct {
+    let is_direct = !(plan.direct.is_empty() && before.direct.is_empty());
+    let direct = is_direct && plan.alive != before.alive;
+    let drained = goal.expired != last.expired;
+    if plan.ports().eq(before.ports()) && alive(plan) == alive(before) && !direct && !drained {
         return Ok(());
     }
     let host = Netns::this()?;
@@ -41,12 +46,14 @@ pub(crate) fn cut(
     if let Some((ingress, own)) = doorway
         && let Some(netns) = open(&ingress.netns, None)?
     {
-        let doomed =
-            |flow: &Flow| flow.original_destination == IpAddr::V4(own) && dooms(ingress, flow);
+        let lasting = Ground::Ingress.lasting(&ingress.alive, &goal.expired);
+        let doomed = |flow: &Flow| {
+            flow.original_destination == IpAddr::V4(own) && dooms(ingress, &lasting, flow)
+        };
         let cut = conntrack::take_matching(&netns, doomed)?;
         dead.extend(outer_ends(&host, own, &cut)?);
     }
-    dead.extend(cut_on_host(plan, last, &host)?);
+    dead.extend(cut_on_host(goal, before, &host)?);
     let told = provoke(&host, FLAG, &dead)?;
     if told > 0 {
         tracing::info!(connections = told, "told clients of the mesh that their tasks are gone");
@@ -56,10 +63,12 @@ pub(crate) fn cut(
 
 /// Cuts flows of the host's own namespace, which may have very many, where any can be meant.
 fn cut_on_host(
-    plan: &Plan,
+    goal: &Goal,
     last: &Plan,
     host: &Netns,
 ) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>, MeshError> {
+    let plan = &goal.plan;
+    let lasting = Ground::Host.lasting(&plan.alive, &goal.expired);
     let datagrams = |plan: &Plan| -> BTreeSet<Port> {
         plan.ports().map(|it| *it.0).filter(|it| it.protocol == Protocol::Udp).collect()
     };
@@ -76,7 +85,7 @@ fn cut_on_host(
         if flow.nat && (published.is_some() || last.direct.contains_key(&port)) {
             // What was redirected to the relay is answered from here, and is the relay's to end.
             let relayed = local.contains(&flow.reply_source);
-            return for_us && !relayed && leads_nowhere(published, &plan.alive, port, flow);
+            return for_us && !relayed && leads_nowhere(published, &lasting, port, flow);
         }
         // Datagrams that were refused, or answered by a program, before the port was ours, and
         // those that were led to the doorway.
@@ -91,10 +100,10 @@ fn alive(plan: &Plan) -> Option<&BTreeSet<Ipv4Addr>> {
 }
 
 /// Whether a flow in the doorway leads nowhere.
-fn dooms(ingress: &Ingress, flow: &Flow) -> bool {
+fn dooms(ingress: &Ingress, lasting: &BTreeSet<Ipv4Addr>, flow: &Flow) -> bool {
     let Some(port) = port_of(flow) else { return false };
     let published = ingress.ports.get(&port);
-    leads_nowhere(published, &ingress.alive, port, flow)
+    leads_nowhere(published, lasting, port, flow)
 }
 
 /// Whether a flow to a port that is `published`, or was, has nobody at its other end. TCP has as

@@ -27,7 +27,7 @@ use super::laid::{LOOK, Laid, Layout};
 use super::path::clear;
 use super::plan::{Bridge, Ingress, Plan, Port};
 use super::sysctls::{Need, Sysctls};
-use super::{cut, firewall};
+use super::{Goal, cut, firewall};
 use crate::sandbox::open;
 
 /// What is known of them since the last time.
@@ -85,15 +85,16 @@ impl Doors {
         self.doorway.as_mut().map(|it| &mut it.laid)
     }
 
-    /// Makes `plan` true. `last` is the plan that was made true before.
+    /// Makes `goal` true. `last` is what was made true before.
     pub(crate) fn settle(
         &mut self,
-        plan: &Plan,
-        last: &Plan,
+        goal: &Goal,
+        last: &Goal,
         enabled: Enabled,
         sysctls: &Sysctls,
         now: Instant,
     ) -> Report {
+        let plan = &*goal.plan;
         let mut report = Report::default();
         let due = |it: Instant| now.saturating_duration_since(it) >= LOOK;
         // Whoever changed our table may have flushed all.
@@ -121,7 +122,7 @@ impl Doors {
             Err(error) => report.failures.push(("host", error)),
         }
         if inside.is_none()
-            && let Some(ingress) = plan.ingress.as_ref().or(last.ingress.as_ref())
+            && let Some(ingress) = plan.ingress.as_ref().or(last.plan.ingress.as_ref())
         {
             match self.leave_doorway(&ingress.netns, sysctls) {
                 Ok(changes) => report.changes += changes,
@@ -131,7 +132,7 @@ impl Doors {
         let swarm = plan.ingress.is_some();
         self.firewall(inside.is_some(), swarm && foreign, now, &mut report);
         let doorway = inside.as_ref().map(|(ingress, it)| (*ingress, it.own));
-        match cut::cut(plan, last, doorway) {
+        match cut::cut(goal, last, doorway) {
             Ok(()) => {}
             Err(error) => report.failures.push(("connections", error)),
         }

@@ -15,6 +15,8 @@ use registry::balance_spec::{Affinity, Bind};
 use registry::id::SandboxId;
 use registry::model::Protocol;
 
+use crate::drain::Drain;
+
 /// All that a snapshot asks of the routing mesh on this node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
@@ -24,6 +26,8 @@ pub struct Plan {
     pub direct: BTreeMap<Port, Arc<Published>>,
     /// Tasks on networks that the host is on that may hold connections, of `direct` or not.
     pub alive: BTreeSet<Ipv4Addr>,
+    /// Of these, the ones that drain, and how long their connections may go on.
+    pub draining: BTreeMap<Ipv4Addr, Duration>,
     /// The networks of the tasks of `direct`.
     pub bridges: BTreeSet<Bridge>,
     /// The namespaces of local tasks, by which way their replies leave.
@@ -41,6 +45,8 @@ pub struct Ingress {
     pub ports: BTreeMap<Port, Arc<Published>>,
     /// Tasks on that network that may hold connections.
     pub alive: BTreeSet<Ipv4Addr>,
+    /// Of these, the ones that drain, and how long their connections may go on.
+    pub draining: BTreeMap<Ipv4Addr, Duration>,
     /// Whether tasks see the node in place of the client.
     pub masquerade: bool,
 }
@@ -64,9 +70,11 @@ pub struct Published {
     pub slots: Vec<SocketAddrV4>,
     /// Tasks that may hold connections: serving ones and those that drain.
     pub alive: BTreeSet<Ipv4Addr>,
-    /// Of those alive, the ones that do not serve, and how long connections that are relayed may
-    /// stay with one that drains.
+    /// Of those alive, the ones that do not serve, and how long connections may stay with one that
+    /// drains.
     pub resting: BTreeMap<Ipv4Addr, Option<Duration>>,
+    /// How long connections to a task of the service may go on when it drains.
+    pub drain: Duration,
     /// The port at which tasks are asked.
     pub target: u16,
     /// Which task a client gets.
@@ -108,9 +116,48 @@ impl Plan {
         self.direct.is_empty() && self.ingress.as_ref().is_none_or(|it| it.ports.is_empty())
     }
 
+    /// Who drains on which of the two kinds of networks, and how long each may.
+    pub(crate) fn drains(&self) -> BTreeMap<Drain, Duration> {
+        let inside = self.ingress.iter().flat_map(|it| &it.draining);
+        let inside = inside.map(|(task, limit)| (Ground::Ingress.drain(*task), *limit));
+        let here = self.draining.iter();
+        inside.chain(here.map(|(task, limit)| (Ground::Host.drain(*task), *limit))).collect()
+    }
+
     /// All published ports with where they lead.
     pub fn ports(&self) -> impl Iterator<Item = (&Port, &Arc<Published>)> {
         self.ingress.iter().flat_map(|it| &it.ports).chain(&self.direct)
+    }
+}
+
+/// On which kind of network a task is reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ground {
+    /// Swarm's ingress network, through the engine's doorway.
+    Ingress,
+    /// A network that the host is on.
+    Host,
+}
+
+impl Ground {
+    /// The drain of a task there: of all its published ports, so of no one address of theirs.
+    fn drain(self, task: Ipv4Addr) -> Drain {
+        let network = match self {
+            Self::Ingress => "ingress",
+            Self::Host => "host",
+        };
+        let (vip, task) = (Ipv4Addr::UNSPECIFIED.into(), task.into());
+        Drain { network: network.to_owned(), vip, task }
+    }
+
+    /// Those who may hold connections longer: without those whose time is over.
+    pub(crate) fn lasting(
+        self,
+        alive: &BTreeSet<Ipv4Addr>,
+        expired: &BTreeSet<Drain>,
+    ) -> BTreeSet<Ipv4Addr> {
+        let lasts = |it: &&Ipv4Addr| expired.is_empty() || !expired.contains(&self.drain(**it));
+        alive.iter().filter(lasts).copied().collect()
     }
 }
 

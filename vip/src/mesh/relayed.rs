@@ -17,7 +17,6 @@ use ipnet::IpNet;
 use registry::balance_spec::{Affinity, Bind};
 
 use super::plan::{Plan, Port, Published};
-use crate::compile::DRAIN;
 use crate::relay::{self, Entrance, Place, Target, Way};
 
 /// What is to be relayed of the published ports that lead somewhere. `addresses` are those of the
@@ -85,7 +84,7 @@ fn target(published: &Published, dial: Place) -> Target {
         dial,
         proxy_protocol: published.proxy_protocol,
         affinity: published.affinity == Affinity::Client,
-        drain: DRAIN,
+        drain: published.drain,
     }
 }
 
@@ -103,6 +102,7 @@ mod tests {
             subnets: Vec::new(),
             ports: [(port, Arc::new(published))].into(),
             alive: [].into(),
+            draining: [].into(),
             masquerade: false,
         };
         let plan = Plan { ingress: Some(ingress), ..Plan::default() };

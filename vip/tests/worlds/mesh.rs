@@ -244,6 +244,28 @@ fn keeps_connections(state: &str) {
 }
 
 #[test]
+fn connections_to_a_draining_task_end_with_its_time_and_those_to_others_do_not() {
+    let mut world = Meshed::new("1", ClientIp::Keep);
+    let limit = "\"portolan.vip.drain\" = \"1s\"";
+    world.make(WEB, limit, ["serving", "gone"]);
+    let to = (world.at(1), 8001);
+    let (said, mut old) = world.swarm.client.call(to).unwrap();
+    let (_, mut local) = world.swarm.nodes[1].host.call((LOCALHOST, 8001)).unwrap();
+    world.make(WEB, limit, ["draining", "serving"]);
+    let (other, mut young) = world.swarm.client.call(to).unwrap();
+    std::io::Write::write_all(&mut old, b"?").unwrap();
+    assert_eq!(listen(&mut old).unwrap(), said);
+    world.managers[1].rest();
+    world.make(WEB, limit, ["draining", "serving"]);
+    for stream in [&mut old, &mut local] {
+        let ended = stream.read(&mut [0]).unwrap_err().kind();
+        assert_eq!(ended, ErrorKind::ConnectionReset);
+    }
+    std::io::Write::write_all(&mut young, b"?").unwrap();
+    assert_eq!(listen(&mut young).unwrap(), other);
+}
+
+#[test]
 fn a_client_that_only_reads_learns_that_its_task_is_gone() {
     let mut world = Meshed::new("1", ClientIp::Keep);
     world.make(WEB, "", ["serving", "gone"]);
@@ -364,6 +386,13 @@ fn ports_on_a_network_of_the_host_lead_straight_to_its_tasks() {
     let host = &world.swarm.nodes[0];
     let expected = [format!("web.1 sees {}", host.bridge)];
     assert_eq!(host.host.calls((LOCALHOST, 9000), 5), expected);
+    let (_, mut stream) = world.swarm.client.call(to).unwrap();
+    let limit = "labels = { \"portolan.vip.drain\" = \"500ms\" }\n[[task]]\nstate = \"draining\"\n";
+    let draining = text.replace("[[task]]\n", limit);
+    world.managers[0].make(&draining);
+    world.managers[0].rest();
+    world.managers[0].make(&draining);
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let internal = text.replace("24\"\n[[service", "24\"\ninternal = true\n[[service");
     world.managers[0].make(&internal);
     assert_eq!(world.swarm.client.calls(to, 5), expected, "it could not answer the client");

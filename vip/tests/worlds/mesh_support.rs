@@ -372,7 +372,8 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn new(swarm: &Swarm, node: usize, client_ip: ClientIp) -> Self {
         let state_dir = swarm.dir.join(format!("state{node}"));
-        let mesh = Mesh::new(Config { enabled: Enabled::Auto, client_ip, state_dir });
+        let drain = Duration::from_secs(600);
+        let mesh = Mesh::new(Config { enabled: Enabled::Auto, client_ip, state_dir, drain });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { mesh, runtime, host: swarm.nodes[node].host.path.clone(), generation: 0 }
     }
@@ -393,6 +394,13 @@ impl Manager {
         let bell = self.mesh.bell().unwrap();
         let heard = async { tokio::time::timeout(PATIENCE, bell.notified()).await };
         self.runtime.block_on(heard).unwrap();
+    }
+
+    /// Lets the time pass after which the mesh wants to be applied again without a change.
+    pub(crate) fn rest(&self) {
+        let upkeep = self.mesh.upkeep().unwrap();
+        assert!(upkeep < PATIENCE, "{upkeep:?}");
+        thread::sleep(upkeep);
     }
 
     pub(crate) fn try_make(&mut self, world: &str) -> (Outcome, Notes) {

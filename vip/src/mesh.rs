@@ -11,6 +11,7 @@
 //! - *put right*: what others do to a table is heard of, and it is read back at once;
 //! - *stopping changes nothing*: tables stay and work for ten minutes.
 
+mod affinity;
 mod balance;
 pub mod compile;
 mod cut;

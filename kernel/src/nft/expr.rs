@@ -279,6 +279,9 @@ pub enum CtKey {
     Status = 2,
     /// 32 bits in the host's order; can be set.
     Mark = 3,
+    /// The port to which the flow's first packet was sent, before any translation; 2 bytes in
+    /// network order.
+    OriginalPort = 12,
     /// Where the flow's first packet came from, before any translation; IPv4 flows only.
     OriginalSource4 = 19,
     /// Where the flow's first packet was sent, before any translation; IPv4 flows only.

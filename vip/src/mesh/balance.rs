@@ -25,6 +25,7 @@ use kernel::nft::{
 use registry::balance_spec::Affinity;
 use registry::model::Protocol;
 
+use super::affinity;
 use super::plan::Port;
 use super::table::{Ruleset, Seen};
 
@@ -54,7 +55,7 @@ enum Choice {
     Random,
     /// By the sender's address and port.
     Flow,
-    /// By the sender's address.
+    /// By the sender's address, unless it has had a task.
     Client,
 }
 
@@ -114,6 +115,12 @@ impl Balancing {
         next
     }
 
+    /// Of no port, in a table that has all sets that any has.
+    pub(crate) fn of_all_kinds() -> Self {
+        let class = Class { choice: Choice::Client, half: Half::Lower, slots: 1 };
+        Self { ports: BTreeMap::new(), classes: [class].into() }
+    }
+
     /// What the kernel's table says, as far as it is as ours are.
     pub(crate) fn seen(seen: &Seen) -> Self {
         let none = BTreeMap::new();
@@ -155,7 +162,13 @@ impl Balancing {
             ruleset.set(half.map(), SLOT_KEY, address);
         }
         for class in &self.classes {
-            ruleset.rule(&class.chain(), class.rule());
+            let chain = class.chain();
+            class.rules().into_iter().for_each(|rule| ruleset.rule(&chain, rule));
+        }
+        let keeps = |it: &Slotted| it.choice == Some(Choice::Client);
+        if self.classes.iter().any(|it| it.choice == Choice::Client) {
+            let keeping = self.ports.iter().filter(|it| keeps(it.1));
+            affinity::write(keeping.map(|(port, it)| (*port, it.slots.as_slice())), ruleset);
         }
         for (port, slotted) in &self.ports {
             let Some(class) = slotted.class() else { continue };
@@ -201,9 +214,16 @@ pub(crate) fn mark_connection(mask: u32, bits: u32) -> Vec<Expr> {
 }
 
 impl Class {
-    fn rule(self) -> Vec<Expr> {
-        let mut exprs = mark_connection(FLAG, FLAG);
-        exprs.extend(protocol_and_port());
+    fn rules(self) -> Vec<Vec<Expr>> {
+        let mark = mark_connection(FLAG, FLAG);
+        if self.choice == Choice::Client {
+            return vec![mark, affinity::to_last_task(), self.choose()];
+        }
+        vec![[mark, self.choose()].concat()]
+    }
+
+    fn choose(self) -> Vec<Expr> {
+        let mut exprs = protocol_and_port();
         exprs.extend(self.choice.exprs(self.slots));
         exprs.extend([
             Expr::Lookup { set: self.half.map().to_owned(), from: 0, to: Some(0), invert: false },
@@ -334,10 +354,11 @@ const NUMBER: u8 = 2;
 const HASHED: u8 = 4;
 /// Register for marks.
 const SCRATCH: u8 = 6;
-/// Offsets in headers: IPv4's source address (RFC 791), source and destination ports of both
+/// Offsets in headers: IPv4's source and destination address (RFC 791), source and destination ports of both
 /// transports (RFC 9293, RFC 768).
-const SADDR: u32 = 12;
+pub(crate) const SADDR: u32 = 12;
+pub(crate) const DADDR: u32 = 16;
 const SPORT: u32 = 0;
-const DPORT: u32 = 2;
-/// Any: the same on all nodes, so that a client meets one task wherever it comes in.
+pub(crate) const DPORT: u32 = 2;
+/// Any: the same on all nodes, so that a client meets one task wherever it first comes in.
 const SEED: u32 = 0x706f_7274;

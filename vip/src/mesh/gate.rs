@@ -38,7 +38,7 @@ use kernel::nft::{
 };
 use registry::balance_spec::Bind;
 
-use super::balance::{BALANCE, Balancing, FLAG, protocol_and_port};
+use super::balance::{BALANCE, Balancing, DADDR, FLAG, SADDR, protocol_and_port};
 use super::plan::{Bridge, Port};
 use super::table::{ALIVE, ALIVE_KEY, Ruleset};
 
@@ -280,9 +280,6 @@ const BEFORE_CONNTRACK: i32 = -300;
 const BEFORE_TRANSLATION: i32 = -150;
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-/// Offsets of the addresses in an IPv4 header (RFC 791).
-const SADDR: u32 = 12;
-const DADDR: u32 = 16;
 /// `RTN_LOCAL`.
 const RTN_LOCAL: u32 = 2;
 const IFNAMSIZ: usize = 16;

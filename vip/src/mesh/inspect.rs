@@ -35,8 +35,10 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         let Some(netns) = open(&ingress.netns, None)? else {
             return Err(MeshError::NotConnected);
         };
-        let seen =
-            led(&netns, &gate::doorway([0; 4].into(), Ipv4Net::default(), &Balancing::default()))?;
+        let seen = led(
+            &netns,
+            &gate::doorway([0; 4].into(), Ipv4Net::default(), &Balancing::of_all_kinds()),
+        )?;
         if seen.is_none() && enabled == Enabled::Auto && ground::engine_forwards(&netns)? {
             return Ok(Vec::new());
         }
@@ -46,7 +48,7 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         let led = ingress.ports.iter().filter(|(port, it)| !it.is_proxied(**port));
         wanted.extend(led.map(|(port, _)| (*port, through(port))));
     }
-    let seen = led(&host, &Host::default().ruleset(&Balancing::default()))?;
+    let seen = led(&host, &Host::default().ruleset(&Balancing::of_all_kinds()))?;
     let missing = wanted.keys().filter(|it| seen.as_ref().is_none_or(|led| !led.contains_key(it)));
     let missing: BTreeSet<Port> = missing.copied().collect();
     let occupied = ground::occupied(&host, &missing)?;

@@ -13,6 +13,7 @@ use kernel::netns::Netns;
 use kernel::nft::{Batch, NftError, Socket};
 use tokio::time::Instant;
 
+use super::affinity;
 use super::balance::{Balancing, Wanted};
 use super::table::{self, Ruleset, TABLE};
 use crate::sandbox::UPKEEP;
@@ -70,7 +71,7 @@ impl Laid {
             None => (Socket::open(netns)?, Ear::Deaf),
         };
         let ear = if ear.hears() { ear } else { Ear::open(netns, &socket) };
-        let seen = table::read(&mut socket, &(layout.frame)(&Balancing::default()))?;
+        let seen = table::read(&mut socket, &(layout.frame)(&Balancing::of_all_kinds()))?;
         let balancing = seen.as_ref().map(Balancing::seen).unwrap_or_default();
         let ruleset = (layout.frame)(&balancing);
         if seen.is_some_and(|it| ruleset.is_seen_in(&it)) {
@@ -79,6 +80,7 @@ impl Laid {
             laid.ruleset.revive(&mut batch);
             laid.socket.commit(&batch)?;
             let changes = laid.amend(layout)?;
+            affinity::forget(&mut laid.socket, &laid.ruleset)?;
             return Ok((laid, changes));
         }
         let balancing = Balancing::default().next(layout.wanted.iter().copied());
@@ -116,7 +118,11 @@ impl Laid {
         let changes = usize::from(!self.balancing.has_leavings() || balancing != self.balancing);
         let batch = ruleset.amending(&self.ruleset).unwrap_or_else(|| ruleset.whole());
         self.socket.commit(&batch)?;
+        let loses = affinity::loses(&self.ruleset, &ruleset);
         (self.ruleset, self.balancing) = (ruleset, balancing);
+        if loses {
+            affinity::forget(&mut self.socket, &self.ruleset)?;
+        }
         Ok(changes)
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Set {
     pub(crate) key: &'static [KeyType],
     pub(crate) value: SetValue,
     pub(crate) elements: BTreeMap<Vec<u8>, ElementValue>,
+    /// Rules put elements into it, up to so many: what is in it is nobody's plan.
+    pub(crate) learned: Option<u32>,
 }
 
 /// A chain and its rules in order.
@@ -58,7 +60,7 @@ pub(crate) struct Seen {
     pub(crate) chains: BTreeMap<String, Option<Hook>>,
     /// The user data of each chain's rules, in order.
     rules: BTreeMap<String, Vec<Vec<u8>>>,
-    /// The elements of each set, without [`ALIVE`]'s.
+    /// The elements of each set, without [`ALIVE`]'s and what rules put into some.
     pub(crate) sets: BTreeMap<String, BTreeMap<Vec<u8>, ElementValue>>,
     alive: bool,
 }
@@ -66,7 +68,7 @@ pub(crate) struct Seen {
 impl Ruleset {
     /// Adds a set or map.
     pub(crate) fn set(&mut self, name: &'static str, key: &'static [KeyType], value: SetValue) {
-        self.sets.insert(name, Set { key, value, elements: BTreeMap::new() });
+        self.sets.insert(name, Set { key, value, elements: BTreeMap::new(), learned: None });
     }
 
     /// Adds an element to a set that was added before.
@@ -94,7 +96,10 @@ impl Ruleset {
             batch.add_set(TABLE, &alive_set());
         }
         for (name, set) in &self.sets {
-            batch.add_set(TABLE, &set.spec(name));
+            match set.learned {
+                Some(_) => batch.add_dynamic_set(TABLE, &set.spec(name)),
+                None => batch.add_set(TABLE, &set.spec(name)),
+            }
         }
         for (name, chain) in &self.chains {
             batch.add_chain(TABLE, name, chain.hook);
@@ -116,7 +121,8 @@ impl Ruleset {
         let same_sets = self.mortal == old.mortal
             && self.sets.len() == old.sets.len()
             && self.sets.iter().all(|(name, set)| {
-                old.sets.get(name).is_some_and(|it| (it.key, it.value) == (set.key, set.value))
+                let form = |it: &Set| (it.key, it.value, it.learned);
+                old.sets.get(name).is_some_and(|it| form(it) == form(set))
             });
         let kept = |(name, chain): (&String, &Chain)| self.chains.get(name) == Some(chain);
         if !same_sets || !old.chains.iter().all(kept) {
@@ -166,11 +172,17 @@ impl Ruleset {
 }
 
 impl Set {
+    /// One that rules fill, up to `size` elements with time-outs.
+    pub(crate) fn learned(key: &'static [KeyType], value: SetValue, size: u32) -> Self {
+        Self { key, value, elements: BTreeMap::new(), learned: Some(size) }
+    }
+
     fn spec<'a>(&self, name: &'a str) -> SetSpec<'a>
     where
         Self: 'a,
     {
-        SetSpec { name, key: self.key, value: self.value, timeout: false, size: None }
+        let (timeout, size) = (self.learned.is_some(), self.learned);
+        SetSpec { name, key: self.key, value: self.value, timeout, size }
     }
 }
 
@@ -212,7 +224,11 @@ pub(crate) fn read(socket: &mut Socket, known: &Ruleset) -> Result<Option<Seen>,
     for name in names {
         if name == ALIVE {
             seen.alive = !socket.elements(TABLE, ALIVE)?.is_empty();
-        } else if known.sets.contains_key(name.as_str()) {
+        } else if let Some(set) = known.sets.get(name.as_str()) {
+            if set.learned.is_some() {
+                seen.sets.insert(name, BTreeMap::new());
+                continue;
+            }
             let elements = socket.elements(TABLE, &name)?;
             let elements = elements.into_iter().map(|it| (it.key, it.value)).collect();
             seen.sets.insert(name, elements);

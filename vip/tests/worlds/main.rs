@@ -15,6 +15,7 @@ mod foreign;
 mod health;
 mod mesh;
 mod mesh_changes;
+mod mesh_choice;
 mod mesh_support;
 mod relay;
 mod support;

@@ -136,7 +136,8 @@ impl CtKey {
     fn has_direction(self) -> bool {
         match self {
             Self::State | Self::Direction | Self::Status | Self::Mark => false,
-            Self::OriginalSource4
+            Self::OriginalPort
+            | Self::OriginalSource4
             | Self::OriginalDestination4
             | Self::OriginalSource6
             | Self::OriginalDestination6 => true,

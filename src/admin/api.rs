@@ -136,19 +136,19 @@ async fn explain_vip(live: &Live, query: &str) -> (StatusCode, Value) {
         return refuse(&format!("`{address}` is no ADDRESS and no ADDRESS:PORT"));
     };
     let snapshot = Arc::clone(&live.world.borrow());
-    let Some(sandbox) = snapshot.sandbox_named(&from) else {
-        return refuse(&views::no_such_sandbox(&snapshot, &from));
-    };
     let report = live.vip.borrow().clone();
     let Some(report) = report else {
         let text = "the VIP manager does not run in this process; start `up` without `--only`";
         return refuse(text);
     };
-    let id = sandbox.id.clone();
+    let known = snapshot.sandbox_named(&from).map(|it| it.id.clone());
+    let host = || report.plan.host().filter(|_| from == "host").cloned();
+    let Some(id) = known.or_else(host) else {
+        return refuse(&views::no_such_sandbox(&snapshot, &from));
+    };
     let explain = move || {
         let explanation = vip::explain(&snapshot, &report.plan, &id, target);
-        let name = snapshot.sandbox(&id).map(|it| it.name.clone()).unwrap_or_default();
-        let trouble = explain::trouble(&report.outcome, &name);
+        let trouble = explain::trouble(&report.outcome, &explanation.sandbox);
         explain::vip_row(&explanation, &trouble, snapshot.stale())
     };
     match tokio::task::spawn_blocking(explain).await {

@@ -93,6 +93,7 @@ const TABLE: &[Key] = &[
     key("vip", "pool", "\"240.240.0.0/16\"", "VIPs that the engine does not give come from here"),
     key("vip", "pool6", "\"fd70:6f72:746f:6c61::/64\"", "IPv6 VIPs on networks of both families"),
     key("vip", "data_plane", "\"auto\"", "how traffic is spread: auto, nftables or userspace"),
+    key("vip", "host", "false", "whether the host itself can use VIPs of its bridge networks"),
     key("vip", "drain", "\"10m\"", "how long draining tasks keep their connections"),
     key(
         "mesh",

@@ -40,6 +40,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
         set(&mut config.vip.data_plane, table.get("data_plane", data_plane));
         let drain = table.get("drain", |it| time(it, Duration::ZERO..=MAX_WAIT));
         set(&mut config.vip.drain, drain);
+        set(&mut config.vip.host, table.get("host", Value::boolean));
     }
     config.mesh.state_dir.clone_from(&config.state_dir);
     config.mesh.drain = config.vip.drain;

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::errand::{Done, Errand, Watched, host_routes};
+use self::errand::{Done, Errand, Watched, host_addresses, host_routes};
 use crate::aftermath::{Aftermath, Scene};
 use crate::compile::{Config, compile};
 use crate::drain::Drain;
@@ -45,6 +45,8 @@ pub struct Vip {
     config: Config,
     /// When the host's routes were read last.
     looked_at_host: Option<Instant>,
+    /// Nothing of ours is on the host, where nothing is to be.
+    left_host: bool,
     file: LeaseFile,
     /// As of the last plan, or of the file.
     leases: Arc<Leases>,
@@ -82,10 +84,12 @@ impl Vip {
         let stored = Some(Arc::clone(&leases));
         let userspace = Userspace::new(config.data_plane, config.drain);
         let host_routes = host_routes(config.pools()).unwrap_or_default();
-        let config = Config { host_routes, ..config };
+        let host_addresses = host_addresses(config.host);
+        let config = Config { host_routes, host_addresses, ..config };
         Self {
             config,
             looked_at_host: None,
+            left_host: false,
             file,
             leases,
             stored,
@@ -130,7 +134,10 @@ impl Vip {
         let seen_long_ago = |at: Instant| now.saturating_duration_since(at) >= UPKEEP;
         if self.looked_at_host.is_none_or(seen_long_ago) {
             self.looked_at_host = Some(now);
-            errands.push_back(Errand::LookAtHost(self.config.pools()));
+            errands.push_back(Errand::LookAtHost(self.config.pools(), self.config.host));
+        }
+        if !self.config.host && !self.left_host {
+            errands.push_back(Errand::LeaveHost);
         }
         let mut new = Vec::new();
         for (id, plan) in plan.sandboxes.iter().filter(|(id, _)| !self.userspace.serves(id)) {
@@ -217,8 +224,17 @@ impl Vip {
                 self.sandboxes.insert(id, Visited { netns, known, watch });
             }
             // The next compile heeds it: a VIP moves when the world changes, not on its own.
-            Done::LookedAtHost(Some(routes)) => self.config.host_routes = routes,
-            Done::LookedAtHost(None) => {}
+            Done::LookedAtHost(routes, addresses) => {
+                self.config.host_addresses = addresses;
+                if let Some(routes) = routes {
+                    self.config.host_routes = routes;
+                }
+            }
+            Done::LeftHost(Ok(changes)) => {
+                outcome.changes += changes;
+                self.left_host = true;
+            }
+            Done::LeftHost(Err(error)) => report(outcome, "host", &error),
             Done::Stored(Ok(leases)) => self.stored = Some(leases),
             Done::Stored(Err(error)) => outcome.failures.error(
                 "vip leases",

@@ -9,6 +9,7 @@
 //!
 //! Pure: the time is an argument.
 
+pub(crate) mod host;
 mod tables;
 mod wanted;
 
@@ -50,6 +51,10 @@ pub struct Config {
     /// What the host has routes to. No new VIP of the pool hides one that lies inside the pool;
     /// longer ways that cover it (a VPN's 128.0.0.0/1) are kinds of default route.
     pub host_routes: BTreeSet<IpNet>,
+    /// Whether connections of the host itself to VIPs of its bridges are balanced as well.
+    pub host: bool,
+    /// The host's own addresses, as far as they were seen; asked for where `host` is set.
+    pub host_addresses: BTreeSet<IpAddr>,
 }
 
 impl Default for Config {
@@ -65,6 +70,8 @@ impl Default for Config {
             data_plane: DataPlane::default(),
             drain: DRAIN,
             host_routes: BTreeSet::new(),
+            host: false,
+            host_addresses: BTreeSet::new(),
         }
     }
 }
@@ -121,6 +128,9 @@ pub fn compile(
         .collect();
     let doorways = doorways(snapshot);
     sandboxes.extend(doorways.map(|(it, path)| tables.doorway(snapshot, it, path, &mut notes)));
+    if config.host {
+        sandboxes.extend(host::plan(snapshot, &mut tables, config, &mut notes));
+    }
     let leases = Arc::new(allocation.leases);
     (Plan { sandboxes, addresses: Arc::new(addresses), leases }, notes)
 }

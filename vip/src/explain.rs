@@ -100,7 +100,8 @@ pub fn explain(
     sandbox: &SandboxId,
     target: Target,
 ) -> Explanation {
-    let name = snapshot.sandbox(sandbox).map_or(sandbox.as_str(), |it| &it.name);
+    let name = plan.sandboxes.get(sandbox).map_or(sandbox.as_str(), |it| &it.name);
+    let name = snapshot.sandbox(sandbox).map_or(name, |it| &it.name);
     let mut told = Explanation {
         sandbox: name.to_owned(),
         target: target.to_string(),

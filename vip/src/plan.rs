@@ -16,6 +16,7 @@ use registry::VipPair;
 use registry::id::{NetworkId, SandboxId, ServiceId};
 use registry::model::Protocol;
 
+use crate::compile::host::host;
 use crate::lease::Leases;
 
 /// All that a snapshot asks of the VIP manager.
@@ -102,6 +103,11 @@ impl Balance {
 }
 
 impl Plan {
+    /// The host among the sandboxes, where it is one.
+    pub fn host(&self) -> Option<&SandboxId> {
+        self.sandboxes.get_key_value(&host()).map(|(id, _)| id)
+    }
+
     /// The same plan, in which what is as it was in the last one (`last`: its tables) is the same
     /// value: two plans are then compared by a look at each VIP, and take the room of one.
     #[must_use]

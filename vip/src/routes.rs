@@ -65,6 +65,12 @@ pub(crate) fn of_the_host(pools: [IpNet; 2]) -> Result<BTreeSet<IpNet>, RoutesEr
     Ok(routes.into_iter().map(|it| it.destination).collect())
 }
 
+/// The addresses of this process's own namespace.
+pub(crate) fn addresses_of_the_host() -> Result<BTreeSet<IpAddr>, RouteError> {
+    let addresses = route::addresses(&Netns::this()?)?;
+    Ok(addresses.into_iter().map(|(_, it)| it.addr()).collect())
+}
+
 /// Our routes in the namespace.
 pub(crate) fn there(netns: &Netns) -> Result<BTreeSet<VipRoute>, RoutesError> {
     let ours = route::our_routes(netns)?.into_iter();

@@ -237,6 +237,13 @@ pub fn cleanup(netns: &Netns) -> Result<bool, SandboxError> {
     Ok(removed? > 0 || settled.changes > 0)
 }
 
+/// Removes our table and our routes from this process's own namespace; gives how many there were.
+pub(crate) fn leave_host() -> Result<usize, SandboxError> {
+    let host = Netns::this()?;
+    let removed = remove_tables(&host)?;
+    Ok(removed + routes::settle(&host, &BTreeSet::new())?.changes)
+}
+
 /// Removes our tables, and tells how many things there were. Where nftables is refused there are none.
 pub(crate) fn remove_tables(netns: &Netns) -> Result<usize, NftError> {
     let remove = || -> Result<usize, NftError> {

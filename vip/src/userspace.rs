@@ -16,6 +16,7 @@ use registry::{Notes, Outcome};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::compile::host::host;
 use crate::plan::{Plan, SandboxPlan};
 use crate::relay::annex::Annex;
 use crate::relay::{self, Entrance, Limits, Meter, Relay};
@@ -81,7 +82,7 @@ impl Userspace {
     /// Takes a sandbox over in which nftables was refused, if that may be; tells whether it did.
     pub(crate) fn takes_over(&mut self, sandbox: &SandboxId, error: &SandboxError) -> bool {
         let SandboxError::Table(error) = error else { return false };
-        if self.plane != DataPlane::Auto || !error.is_refused() {
+        if self.plane != DataPlane::Auto || !error.is_refused() || *sandbox == host() {
             return false;
         }
         tracing::warn!(%sandbox, %error, "nftables is refused; VIPs are relayed in userspace");
@@ -262,6 +263,8 @@ mod tests {
             assert_eq!(serves(DataPlane::Auto), refused, "{error}");
             assert!(!serves(DataPlane::Nftables), "what was asked for stays: it is an error");
             assert!(!serves(DataPlane::Userspace), "there is nothing to take over");
+            let mut userspace = Userspace::new(DataPlane::Auto, Duration::ZERO);
+            assert!(!userspace.takes_over(&host(), &error), "nothing is relayed on the host");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! how it went.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,11 +13,12 @@ use registry::id::SandboxId;
 use tokio::time::Instant;
 
 use super::Visited;
+use crate::compile::host::host;
 use crate::lease::Leases;
 use crate::lease_file::{LeaseFile, WriteError};
 use crate::plan::SandboxPlan;
 use crate::routes;
-use crate::sandbox::{self, Known, Visit};
+use crate::sandbox::{self, Known, SandboxError, Visit};
 use crate::watch::{self, Begun, Watch};
 
 /// One visit to be made.
@@ -35,8 +37,10 @@ pub(super) enum Errand {
         visited: Visited,
     },
     Store(Arc<Leases>),
-    /// What the host has routes to in these ranges.
-    LookAtHost([IpNet; 2]),
+    /// What the host has routes to in these ranges, and its addresses where they are asked for.
+    LookAtHost([IpNet; 2], bool),
+    /// The host is no place of ours: what another configuration left there goes.
+    LeaveHost,
 }
 
 /// How it went.
@@ -49,8 +53,10 @@ pub(super) enum Done {
         watched: Watched,
     },
     Stored(Result<Arc<Leases>, WriteError>),
-    /// What the host has routes to, if it could be read.
-    LookedAtHost(Option<BTreeSet<IpNet>>),
+    /// What the host has routes to, if it could be read, and its addresses.
+    LookedAtHost(Option<BTreeSet<IpNet>>, BTreeSet<IpAddr>),
+    /// How many things were there.
+    LeftHost(Result<usize, SandboxError>),
 }
 
 /// Who hears what others do to a sandbox's table after a visit.
@@ -69,7 +75,7 @@ impl Errand {
                 if let Some(before) = before {
                     move_out(*before, &plan, &mut visit);
                 }
-                let watched = watched(&plan, &mut visit, watch);
+                let watched = watched(&id, &plan, &mut visit, watch);
                 let visit = visit.into();
                 Done::Visited { id, name: plan.name, netns: plan.netns, visit, watched }
             }
@@ -79,7 +85,10 @@ impl Errand {
                 Done::Visited { name, id, netns, visit, watched }
             }
             Self::Store(leases) => Done::Stored(file.store(&leases).map(|()| leases)),
-            Self::LookAtHost(pools) => Done::LookedAtHost(host_routes(pools)),
+            Self::LookAtHost(pools, addresses) => {
+                Done::LookedAtHost(host_routes(pools), host_addresses(addresses))
+            }
+            Self::LeaveHost => Done::LeftHost(sandbox::leave_host()),
         }
     }
 }
@@ -95,9 +104,10 @@ fn move_out(before: Visited, plan: &SandboxPlan, visit: &mut Visit) {
 }
 
 /// Sees to it that changes by others are heard of as long as there is a table.
-fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watched {
+fn watched(id: &SandboxId, plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watched {
     let Some(known) = &mut visit.known else { return Watched::Nobody };
-    if visit.tally.has_looked() {
+    // The host's other flows that are translated are nobody's business of ours.
+    if visit.tally.has_looked() && *id != host() {
         known.make_patient();
     }
     match watch {
@@ -118,4 +128,15 @@ fn watched(plan: &SandboxPlan, visit: &mut Visit, watch: Option<Watch>) -> Watch
 pub(super) fn host_routes(pools: [IpNet; 2]) -> Option<BTreeSet<IpNet>> {
     let routes = routes::of_the_host(pools);
     routes.inspect_err(|error| tracing::warn!(%error, "the host's routes cannot be read")).ok()
+}
+
+/// The host's own addresses, where they are asked for; none where they cannot be read.
+pub(super) fn host_addresses(asked: bool) -> BTreeSet<IpAddr> {
+    if !asked {
+        return BTreeSet::new();
+    }
+    let read = routes::addresses_of_the_host();
+    let read =
+        read.inspect_err(|error| tracing::warn!(%error, "the host's addresses are not known"));
+    read.unwrap_or_default()
 }

@@ -126,18 +126,34 @@ impl<'a> Tables<'a> {
         notes: &mut Notes,
     ) -> SandboxPlan {
         let on = sandbox.networks.iter().map(|it| it.network.clone());
-        let on: Vec<_> = on.filter(|it| self.networks.contains_key(it)).collect();
-        let balances = match self.made.get(&on) {
-            Some(made) => Arc::clone(made),
-            None => self.make(snapshot, on, notes),
-        };
+        let balances = self.balances(snapshot, on.collect(), notes);
+        let attached = sandbox.networks.iter().map(|it| (&it.network, it.addresses.clone()));
         SandboxPlan {
             name: sandbox.name.clone(),
             netns: sandbox.netns.clone(),
             cookie: sandbox.cookie,
             balances,
-            routes: self.routes(sandbox),
+            routes: self.routes(attached),
         }
+    }
+
+    /// The table of whoever is on these networks, in this order.
+    pub(super) fn balances(
+        &mut self,
+        snapshot: &Snapshot,
+        on: Vec<NetworkId>,
+        notes: &mut Notes,
+    ) -> Arc<Balances> {
+        let on: Vec<_> = on.into_iter().filter(|it| self.networks.contains_key(it)).collect();
+        match self.made.get(&on) {
+            Some(made) => Arc::clone(made),
+            None => self.make(snapshot, on, notes),
+        }
+    }
+
+    /// The ranges of a network's VIPs that its subnets do not cover.
+    pub(super) fn blocks(&self, network: &NetworkId) -> impl Iterator<Item = &IpNet> {
+        self.networks.get(network).into_iter().flat_map(|it| &it.blocks)
     }
 
     /// The namespace through which this node reaches `network`.
@@ -186,13 +202,15 @@ impl<'a> Tables<'a> {
         merged
     }
 
-    fn routes(&self, sandbox: &Sandbox) -> BTreeSet<VipRoute> {
+    /// The routes of whoever is on networks with these addresses of its own.
+    pub(super) fn routes<'b>(
+        &self,
+        attached: impl Iterator<Item = (&'b NetworkId, Vec<IpAddr>)>,
+    ) -> BTreeSet<VipRoute> {
         let mut routes: BTreeMap<IpNet, IpAddr> = BTreeMap::new();
-        for attachment in &sandbox.networks {
-            let Some(network) = self.networks.get(&attachment.network) else { continue };
-            for block in &network.blocks {
-                let mut own = attachment.addresses.iter();
-                let own = own.find(|it| IpFamily::of(**it) == IpFamily::of(block.addr()));
+        for (network, own) in attached {
+            for block in self.blocks(network) {
+                let own = own.iter().find(|it| IpFamily::of(**it) == IpFamily::of(block.addr()));
                 // Without an address there yet there is no way out yet either.
                 if let Some(own) = own {
                     routes.entry(*block).or_insert(*own);

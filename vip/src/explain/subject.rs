@@ -7,6 +7,7 @@ use registry::id::{SandboxId, ServiceId};
 use registry::model::{Network, Service, ServingState, Task};
 
 use super::{MOST_TASKS, listed};
+use crate::compile::host;
 use crate::plan::{Balance, Plan};
 
 /// What an address is.
@@ -31,11 +32,12 @@ pub(super) fn subject<'a>(
     sandbox: &SandboxId,
     address: IpAddr,
 ) -> Subject<'a> {
-    let on: Vec<_> = snapshot
-        .sandbox(sandbox)
-        .into_iter()
-        .flat_map(|it| it.networks.iter().map(|it| &it.network))
-        .collect();
+    let on: Vec<_> = if *sandbox == host::host() {
+        host::networks(snapshot).into_iter().map(|it| &it.id).collect()
+    } else {
+        let found = snapshot.sandbox(sandbox).into_iter();
+        found.flat_map(|it| it.networks.iter().map(|it| &it.network)).collect()
+    };
     let balances = plan.sandboxes.get(sandbox).map(|it| &it.balances);
     let balance = balances.and_then(|it| it.get_key_value(&address));
     let holders = plan.addresses.iter().filter(|(_, vips)| vips.contains(address));

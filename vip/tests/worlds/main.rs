@@ -13,6 +13,7 @@ mod dual_stack;
 mod flows;
 mod foreign;
 mod health;
+mod host;
 mod mesh;
 mod mesh_changes;
 mod mesh_choice;

@@ -30,7 +30,8 @@ pub(crate) struct World {
     pub(crate) dir: PathBuf,
     /// How VIPs are served.
     pub(crate) data_plane: DataPlane,
-    switch: Netns,
+    /// Where the bridge is.
+    pub(crate) switch: Netns,
     hosts: Vec<PathBuf>,
 }
 
@@ -89,14 +90,17 @@ impl World {
 
     /// A VIP manager with its state in this world.
     pub(crate) fn manager(&self) -> Manager {
-        let (sender, addresses) = watch::channel(Arc::default());
-        let config = Config {
+        Manager::new(self.config())
+    }
+
+    /// How a VIP manager of this world behaves.
+    pub(crate) fn config(&self) -> Config {
+        Config {
             pool: "240.240.0.0/16".parse().unwrap(),
             state_dir: self.dir.join("state"),
             data_plane: self.data_plane,
             ..Config::default()
-        };
-        Manager { vip: Vip::new(config, sender), addresses, generation: 0 }
+        }
     }
 }
 
@@ -332,6 +336,11 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
+    pub(crate) fn new(config: Config) -> Self {
+        let (sender, addresses) = watch::channel(Arc::default());
+        Self { vip: Vip::new(config, sender), addresses, generation: 0 }
+    }
+
     /// Makes a world file true; nothing may fail.
     pub(crate) async fn make(&mut self, world: &str) -> usize {
         let outcome = self.try_make(world).await;

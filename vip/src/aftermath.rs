@@ -20,8 +20,9 @@ use tokio::time::Instant;
 use crate::cut::{Cut, Cutter};
 use crate::drain::{Drain, Drains};
 use crate::flows::Judge;
+use crate::inquiry::{Inquiries, Moves, moves};
 use crate::meter::{Meter, Metrics};
-use crate::plan::{Balances, Plan, SandboxPlan};
+use crate::plan::{Balance, Balances, Plan, SandboxPlan};
 use crate::sandbox::SandboxError;
 
 /// How soon it is seen whether cutting failed, while it goes on.
@@ -41,6 +42,11 @@ pub(crate) struct Aftermath {
     drains: Drains,
     /// VIPs that went, and the tasks that connections through them may go to.
     orphans: BTreeMap<SandboxId, BTreeMap<IpAddr, BTreeSet<IpAddr>>>,
+    /// Who came and went since the last apply.
+    moves: Moves,
+    inquiries: Inquiries,
+    /// Addresses that are asked for now: they have been another task's.
+    replaced: BTreeSet<IpAddr>,
     cutter: Cutter,
 }
 
@@ -66,6 +72,7 @@ impl Aftermath {
         tables: &Arc<BTreeMap<SandboxId, Arc<Balances>>>,
     ) {
         self.cutter.plan(tables);
+        self.moves.extend(moves(&self.world, world));
         self.world = Arc::clone(world);
         self.living = None;
         self.draining = draining(plan);
@@ -89,6 +96,8 @@ impl Aftermath {
 
     /// Lets time pass for those who drain; gives those whose time is over just now.
     pub(crate) fn pass(&mut self, now: Instant, meter: &Meter) -> Vec<Drain> {
+        self.inquiries.follow(std::mem::take(&mut self.moves), now);
+        self.replaced = self.inquiries.due(now);
         let news = self.drains.follow(&self.draining, now);
         let metrics = meter.metrics();
         Metrics::add(&metrics.drains_begun, news.begun);
@@ -105,8 +114,8 @@ impl Aftermath {
         }
         let gone = |vip: &IpAddr| !scene.balances.contains_key(vip);
         let living = suspect.iter().any(gone).then(|| self.living());
-        let balances = Arc::clone(scene.balances);
-        let judge = Judge { suspect, balances, expired: self.drains.expired(), living };
+        let (balances, replaced) = (Arc::clone(scene.balances), self.replaced.clone());
+        let judge = Judge { suspect, balances, expired: self.drains.expired(), living, replaced };
         let (name, netns) = (scene.name.to_owned(), scene.netns.to_owned());
         self.cutter.add(scene.id.clone(), Cut { name, netns, cookie: scene.cookie, judge });
     }
@@ -119,6 +128,7 @@ impl Aftermath {
             })
         };
         let mut suspect: BTreeSet<IpAddr> = expired.iter().filter(ours).map(|it| it.vip).collect();
+        suspect.extend(self.replaced_behind(scene.balances));
         if let Some(orphans) = self.orphans.remove(scene.id) {
             let living = self.living();
             let mut left = BTreeMap::new();
@@ -147,7 +157,16 @@ impl Aftermath {
     /// How long until there may be something to do.
     pub(crate) fn next(&self, now: Instant) -> Option<Duration> {
         let busy = self.cutter.is_busy().then_some(LOOK);
-        self.drains.next(&self.draining, now).into_iter().chain(busy).min()
+        let next = self.drains.next(&self.draining, now).into_iter();
+        next.chain(busy).chain(self.inquiries.next(now)).min()
+    }
+
+    /// The VIPs that have a task at an address which another one had.
+    fn replaced_behind<'a>(&'a self, balances: &'a Balances) -> impl Iterator<Item = IpAddr> + 'a {
+        let concerned = !self.replaced.is_empty();
+        let is = |balance: &Balance| balance.alive.iter().any(|it| self.replaced.contains(it));
+        let vips = concerned.then(|| balances.iter().filter(move |(_, it)| is(it)));
+        vips.into_iter().flatten().map(|(vip, _)| *vip)
     }
 
     fn living(&mut self) -> Arc<BTreeSet<IpAddr>> {

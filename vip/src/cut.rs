@@ -4,7 +4,8 @@
 //! - *nobody waits for it*: looking through conntrack costs milliseconds a namespace, so it is done
 //!   beside the changes, which by then hold: new connections already go where they should;
 //! - *a few at a time*: what is asked of a sandbox that waits is added to what waits for it;
-//! - *judged by the newest plan*: a task that was gone when the cutting was asked for may be back;
+//! - *judged by the newest plan*: a task that was gone when the cutting was asked for may be back,
+//!   or another one have its address;
 //! - *not given up*: what failed is tried again.
 
 use std::collections::BTreeMap;
@@ -176,6 +177,7 @@ impl Cut {
             return;
         }
         self.judge.suspect.extend(older.judge.suspect);
+        self.judge.replaced.extend(older.judge.replaced);
         if self.judge.living.is_none() {
             self.judge.living = older.judge.living;
         }

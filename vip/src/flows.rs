@@ -8,6 +8,7 @@
 //! - *told, not left waiting*: the client's socket is destroyed first, while the translation still
 //!   leads its reset to the task, then the entry is deleted. One that still tries to connect is
 //!   left alone: its next try is led to a task that serves;
+//! - *in doubt, asked*: an address may be another task's by now, and a connection to it either's;
 //! - *no other one hit*: a client's socket is known by its ports, and a port is used anew as soon as
 //!   its connection has ended: what has ended is left alone, and each flow is looked at once more
 //!   right before. Its number in conntrack tells no more: it is made of the entry's place in memory;
@@ -22,6 +23,7 @@ use kernel::netns::Netns;
 use kernel::sock_diag::SockDiag;
 
 use crate::drain::Drain;
+use crate::inquiry;
 use crate::plan::{Balance, Balances};
 use crate::sandbox::SandboxError;
 
@@ -52,6 +54,8 @@ pub(crate) struct Judge {
     /// Addresses of tasks that are not gone, for VIPs that are no longer any; `None`: nothing is
     /// known of those.
     pub(crate) living: Option<Arc<BTreeSet<IpAddr>>>,
+    /// Addresses that another task has now than had a moment ago.
+    pub(crate) replaced: BTreeSet<IpAddr>,
 }
 
 impl Judge {
@@ -74,6 +78,13 @@ impl Judge {
         }
         let ours = (is_led(flow) || !flow.replied) && !flow.ended;
         ours && (!balance.alive.contains(&task) || self.has_expired(vip, balance, task))
+    }
+
+    /// Whether it has to be asked whose connection it is.
+    fn doubts(&self, flow: &Flow) -> bool {
+        flow.protocol == TCP
+            && self.suspect.contains(&flow.original_destination)
+            && self.replaced.contains(&flow.reply_source)
     }
 
     fn has_expired(&self, vip: IpAddr, balance: &Balance, task: IpAddr) -> bool {
@@ -105,7 +116,11 @@ impl Judge {
             }
             Some(_) | None => self.dooms(flow),
         };
-        sever_if(netns, &self.filter(), |flow| self.dooms(flow), still)
+        let dooms = |flow: &Flow| self.dooms(flow) || self.doubts(flow);
+        let (severed, mut spared) = sever_if(netns, &self.filter(), dooms, still)?;
+        spared.retain(|it| is_led(it) && it.replied && !it.ended);
+        inquiry::inquire(netns, &spared)?;
+        Ok(severed)
     }
 }
 
@@ -132,21 +147,22 @@ pub fn sever(
     filter: &FlowFilter,
     dooms: impl Fn(&Flow) -> bool,
 ) -> Result<Severed, SandboxError> {
-    sever_if(netns, filter, &dooms, &dooms)
+    sever_if(netns, filter, &dooms, &dooms).map(|it| it.0)
 }
 
-/// As [`sever`], with another look at each flow right before it is cut.
+/// As [`sever`], with another look at each flow right before it is cut. Gives also the TCP
+/// connections that were spared by that.
 fn sever_if(
     netns: &Netns,
     filter: &FlowFilter,
     dooms: impl Fn(&Flow) -> bool,
     still: impl Fn(&Flow) -> bool,
-) -> Result<Severed, SandboxError> {
+) -> Result<(Severed, Vec<Flow>), SandboxError> {
     let mut conntrack = Conntrack::open(netns)?;
     let doomed = conntrack.entries(filter, dooms)?;
     let (connections, others): (Vec<_>, Vec<_>) =
         doomed.into_iter().partition(|it| it.flow().protocol == TCP);
-    let mut severed = Severed::default();
+    let (mut severed, mut spared) = (Severed::default(), Vec::new());
     // What needs least of the kernel comes first: it must not wait for what the kernel cannot do.
     for entry in &others {
         // Since the list was made a task may be back.
@@ -157,7 +173,11 @@ fn sever_if(
     let (mut sockets, mut untold) = (None, None);
     for entry in &connections {
         // Since the list was made it may have ended, and its port may be a live connection's.
-        let Some(flow) = conntrack.look_again(entry)?.filter(&still) else { continue };
+        let Some(flow) = conntrack.look_again(entry)? else { continue };
+        if !still(&flow) {
+            spared.push(flow);
+            continue;
+        }
         severed.connections += 1;
         if is_led(&flow) && flow.replied && untold.is_none() {
             match reset(netns, &mut sockets, &flow) {
@@ -171,7 +191,7 @@ fn sever_if(
         }
         conntrack.delete(entry)?;
     }
-    untold.map_or(Ok(severed), Err)
+    untold.map_or(Ok((severed, spared)), Err)
 }
 
 /// Destroys the socket of the flow's client, if that is in the namespace.
@@ -217,6 +237,7 @@ mod tests {
             balances: Arc::new([(VIP, Arc::new(balance))].into()),
             expired: Arc::new([drain].into()),
             living: Some(Arc::new([1, 2, 3, 4].map(task).into())),
+            replaced: BTreeSet::new(),
         }
     }
 

@@ -23,6 +23,7 @@ pub mod explain;
 mod family;
 pub mod flows;
 pub mod health;
+mod inquiry;
 pub mod inspect;
 mod layout;
 pub mod lease;

@@ -21,6 +21,7 @@ use kernel::conntrack::ConntrackError;
 use kernel::link;
 use kernel::netns::{Netns, NetnsError};
 use kernel::nft::{Batch, NftError, Socket};
+use kernel::provoke::ProvokeError;
 use kernel::sock_diag::SockDiagError;
 use tokio::time::Instant;
 
@@ -117,18 +118,24 @@ pub enum SandboxError {
     /// Clients of tasks that are gone could not be told.
     #[error(transparent)]
     Sockets(#[from] SockDiagError),
+    /// Clients of tasks whose address another one has could not be made to speak to it.
+    #[error(transparent)]
+    Inquiry(#[from] ProvokeError),
 }
 
 impl SandboxError {
     /// What the operator can do about it, where there is something to do.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Namespace(error) => error.remedy(),
+            Self::Namespace(error) | Self::Inquiry(ProvokeError::Namespace(error)) => {
+                error.remedy()
+            }
             Self::Table(error) => error.remedy(),
             Self::Routes(error) => error.remedy(),
             Self::Annex(error) => error.remedy(),
             Self::Flows(error) => error.remedy(),
             Self::Sockets(error) => error.remedy(),
+            Self::Inquiry(ProvokeError::Refused(_)) => None,
         }
     }
 }

@@ -19,5 +19,6 @@ mod mesh_changes;
 mod mesh_choice;
 mod mesh_support;
 mod relay;
+mod replaced;
 mod support;
 mod userspace;

@@ -68,9 +68,19 @@ impl World {
         link::set_up(&self.switch, &port).unwrap();
         let address = Ipv4Addr::new(10, 20, 1, last);
         link::add_address(&netns, "eth0", format!("{address}/24").parse().unwrap()).unwrap();
+        // As engines make them: who has the address later is found in the same place.
+        link::set_mac(&netns, "eth0", [2, 0x42, 10, 20, 1, last]).unwrap();
         link::set_up(&netns, "eth0").unwrap();
         self.hosts.push(path);
         Host { name: name.to_owned(), address, netns }
+    }
+
+    /// Puts another host at this host's address; the first one goes without a word.
+    pub(crate) fn replace(&mut self, old: &Host, name: &str) -> Host {
+        old.fall_silent();
+        let last = old.address.octets()[3];
+        link::delete_link(&self.switch, &format!("v{last}")).unwrap();
+        self.host(name, last)
     }
 
     /// Whether the other end of the interface of 10.20.1.`last` is there.

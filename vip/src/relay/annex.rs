@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use kernel::link;
 use kernel::netns::{Netns, NetnsError};
 use kernel::route::{self, Route, RouteError};
+use kernel::sysctl::{self, SysctlError};
 
 use super::plan::Place;
 
@@ -28,6 +29,11 @@ use super::plan::Place;
 pub const CABLE: &str = "portolan0";
 /// The annex's end.
 const INSIDE: &str = "eth0";
+
+/// A new namespace has the host's settings, of which these would keep it from answering: VIPs are
+/// not addresses of the interface that is asked for them (as kube-proxy and LVS want it), and who
+/// asks may have any address.
+const SYSCTLS: [(&str, &str); 3] = [("arp_ignore", "0"), ("arp_filter", "0"), ("rp_filter", "0")];
 
 /// A namespace beside a sandbox.
 #[derive(Debug)]
@@ -46,6 +52,9 @@ pub enum AnnexError {
     /// The cable, or what leads along it, could not be made.
     #[error("cannot lead VIPs to the relay")]
     Link(#[from] RouteError),
+    /// It would not answer for VIPs.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
 }
 
 impl AnnexError {
@@ -54,6 +63,7 @@ impl AnnexError {
         match self {
             Self::Namespace(error) => error.remedy(),
             Self::Link(error) => error.remedy(),
+            Self::Sysctl(error) => error.remedy(),
         }
     }
 }
@@ -68,6 +78,7 @@ impl Annex {
         for (place, device) in [(&netns, "lo"), (&netns, INSIDE), (sandbox, CABLE)] {
             link::set_up(place, device)?;
         }
+        make_talkative(&netns)?;
         // Back to whoever asked, whatever address the sandbox gave the packet.
         let everybody: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         for everybody in everybody {
@@ -105,6 +116,15 @@ impl Annex {
         self.vips.clone_from(want);
         Ok(changes)
     }
+}
+
+fn make_talkative(annex: &Netns) -> Result<(), SysctlError> {
+    for interface in ["all", INSIDE] {
+        for (name, value) in SYSCTLS {
+            sysctl::write(annex, &format!("ipv4/conf/{interface}/{name}"), value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes our routes in the sandbox exactly those to `want`, along the cable.
@@ -153,4 +173,24 @@ pub(crate) fn differences<'a>(
         missing.map(|vip| format!("no route leads {vip} to the relay")).collect();
     lines.extend(led.iter().map(|it| format!("route {it} to the relay is not in the plan")));
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_whose_settings_hide_addresses_of_other_interfaces_does_not_hide_vips() {
+        let (sandbox, annex) = (Netns::fresh().unwrap(), Netns::fresh().unwrap());
+        link::add_veth(&sandbox, CABLE, INSIDE, &annex).unwrap();
+        let names =
+            ["all", INSIDE].map(|it| SYSCTLS.map(|(name, _)| format!("ipv4/conf/{it}/{name}")));
+        for name in names.iter().flatten() {
+            sysctl::write(&annex, name, "1").unwrap();
+        }
+        make_talkative(&annex).unwrap();
+        for name in names.iter().flatten() {
+            assert_eq!(sysctl::read(&annex, name).unwrap().as_deref(), Some("0"), "{name}");
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub enum Prefer {
 pub enum Bind {
     /// At this address of the node; an unspecified one means all of its family.
     Address(IpAddr),
-    /// At all addresses of the interface of this name, which need not exist. A name that Linux
+    /// For who comes by the interface of this name, which need not exist; the node itself does not. A name that Linux
     /// allows: 1 to 15 octets, no slash, colon or white space.
     Interface(String),
     /// Nowhere: stands for what could not be read, so that a mistake opens no port to more than

@@ -22,6 +22,7 @@ mod gate;
 mod ground;
 mod inspect;
 mod laid;
+mod leading;
 mod path;
 pub mod plan;
 mod relayed;

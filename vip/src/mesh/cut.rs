@@ -10,7 +10,7 @@
 //! - *UDP has no end*: a flow whose task does not serve the port any more, or that began before
 //!   there was one, is forgotten, and its next datagram chooses anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use kernel::conntrack::{self, Flow};
 use kernel::netns::Netns;
 use kernel::provoke::provoke;
 use kernel::route;
+use registry::balance_spec::Bind;
 use registry::model::Protocol;
 
 use super::Goal;
@@ -69,9 +70,6 @@ fn cut_on_host(
 ) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>, MeshError> {
     let plan = &goal.plan;
     let lasting = Ground::Host.lasting(&plan.alive, &goal.expired);
-    let datagrams = |plan: &Plan| -> BTreeSet<Port> {
-        plan.ports().map(|it| *it.0).filter(|it| it.protocol == Protocol::Udp).collect()
-    };
     let (now, before) = (datagrams(plan), datagrams(last));
     if now == before && plan.direct.is_empty() && last.direct.is_empty() {
         return Ok(Vec::new());
@@ -89,10 +87,16 @@ fn cut_on_host(
         }
         // Datagrams that were refused, or answered by a program, before the port was ours, and
         // those that were led to the doorway.
-        let (is, was) = (now.contains(&port), before.contains(&port));
-        for_us && if flow.nat { was && !is } else { is && !was }
+        let (is, was) = (now.get(&port), before.get(&port));
+        for_us && is != was && if flow.nat { was.is_some() } else { is.is_some() }
     })?;
     Ok(cut.iter().filter(|it| is_open_tcp(it)).filter_map(ends).collect())
+}
+
+/// Published ports of datagrams, and where each is to be had.
+fn datagrams(plan: &Plan) -> BTreeMap<Port, &[Bind]> {
+    let ports = plan.ports().filter(|it| it.0.protocol == Protocol::Udp);
+    ports.map(|(port, it)| (*port, it.bind.as_slice())).collect()
 }
 
 fn alive(plan: &Plan) -> Option<&BTreeSet<Ipv4Addr>> {

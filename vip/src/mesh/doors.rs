@@ -4,28 +4,25 @@
 //! Invariants
 //! - *inside first*: the doorway leads on before the host leads to it, and the other way round
 //!   when ports go;
-//! - *no theft*: a port that a program of the host listens on stays that program's; the engine's
-//!   own holder of a published port is none;
 //! - *nothing published, nothing there*: without a port, tables, firewall rule and sysctls go.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
 use kernel::netns::Netns;
 use registry::Notes;
-use registry::balance_spec::{Affinity, Bind};
 use tokio::time::Instant;
 
 use super::balance::Balancing;
 use super::compile::Enabled;
 use super::error::MeshError;
-use super::gate::{self, Host};
-use super::ground::{self, Doorway, Occupied};
+use super::gate;
+use super::ground::{self, Doorway};
 use super::laid::{LOOK, Laid, Layout};
+use super::leading::{Leading, Others};
 use super::path::clear;
-use super::plan::{Bridge, Ingress, Plan, Port};
+use super::plan::{Ingress, Plan, Port};
 use super::sysctls::{Need, Sysctls};
 use super::{Goal, cut, firewall};
 use crate::sandbox::open;
@@ -37,8 +34,10 @@ pub(crate) struct Doors {
     doorway: Option<Inside>,
     /// Ports that lead through the host now.
     ports: BTreeSet<Port>,
-    /// Ports of them that a program has on one address.
-    kept: BTreeSet<(Port, Ipv4Addr)>,
+    /// What programs of the host have.
+    others: Others,
+    /// When it was asked last who has ports that are bound to some places.
+    asked: Option<Instant>,
     /// Ports that somebody listened on whom nobody can see.
     unseen: BTreeSet<Port>,
     /// Where nothing of ours is, for sure: neither a portolan before this one left something, nor
@@ -181,43 +180,50 @@ impl Doors {
         notes: &mut Notes,
     ) -> Result<usize, MeshError> {
         let host = Netns::this()?;
-        let leading = Leading::of(plan, inside);
+        let mut leading = Leading::of(plan, inside);
         if leading.is_empty() {
             (self.host, self.ports) = (None, BTreeSet::new());
-            self.kept.clear();
+            self.others = Others::default();
             return bare(&mut self.bare.host, &host, sysctls);
         }
         self.bare.host = false;
-        // Who came first has a port: those that lead here are not asked about again.
-        let contested =
-            |it: &&Port| !self.ports.contains(it) || self.kept.iter().any(|(port, _)| port == *it);
-        let contested = leading.ports.keys().filter(contested).copied().collect();
-        let occupied = ground::occupied(&host, &contested)?;
-        leading.tell(&occupied, notes);
-        let leading = leading.without(&occupied);
+        let occupied = ground::occupied(&host, &self.contested(&leading, now))?;
+        self.others = leading.leave(&occupied, &self.ports, notes);
         self.unseen.extend(occupied.unseen);
-        self.unseen.retain(|it| leading.ports.contains_key(it));
+        self.unseen.retain(|it| leading.leads(*it));
         unseen(&self.unseen, notes);
-        let networks = leading.bridges.iter().map(|it| it.subnet).collect();
-        let devices = ground::devices(&host, &networks)?;
+        let devices = ground::devices(&host, &leading.networks())?;
         let mut needs = vec![Need::Value("ipv4/ip_forward".to_owned(), "1")];
         needs.extend(
             devices.iter().map(|it| Need::Value(format!("ipv4/conf/{it}/route_localnet"), "1")),
         );
-        let mut frame = Host { devices, bridges: leading.bridges.clone(), ..Host::default() };
-        frame.binds = leading.ports.iter().map(|(port, it)| (*port, it.binds.to_vec())).collect();
-        frame.kept = occupied.addresses.keys().copied().collect();
-        self.kept.clone_from(&frame.kept);
-        let wanted = leading.ports.iter();
-        let wanted = wanted.map(|(port, it)| (*port, it.slots.as_slice(), it.affinity)).collect();
+        let frame = leading.frame(&self.others, devices);
         let ruleset = |it: &Balancing| frame.ruleset(it);
-        let layout = Layout { wanted, frame: &ruleset };
+        let layout = Layout { wanted: leading.wanted(), frame: &ruleset };
         // The guard stands before loopback addresses may leave.
         let (laid, mut changes) = Laid::lay(&host, self.host.take(), &layout, now)?;
         self.host = Some(laid);
-        self.ports = leading.ports.keys().copied().collect();
+        self.ports = leading.ports();
         changes += sysctls.hold(&host, host.cookie()?, &needs)?;
         Ok(changes)
+    }
+
+    /// The ports of which it is to be asked who else has them: those that do not lead here yet, that
+    /// somebody was found to have, or, now and then, that are to be had at some places only.
+    fn contested(&mut self, leading: &Leading<'_>, now: Instant) -> BTreeSet<Port> {
+        let again = self.asked.is_none_or(|it| now.saturating_duration_since(it) >= LOOK);
+        if again {
+            self.asked = Some(now);
+        }
+        let Others { held: _, kept, shared } = &self.others;
+        let mut ports = leading.ports();
+        ports.retain(|port| {
+            !self.ports.contains(port)
+                || shared.contains(port)
+                || kept.iter().any(|it| it.0 == *port)
+                || again && leading.is_bound(*port)
+        });
+        ports
     }
 
     fn leave_doorway(&mut self, netns: &Path, sysctls: &Sysctls) -> Result<usize, MeshError> {
@@ -273,67 +279,6 @@ fn engine_has_it(notes: &mut Notes) {
          their clients' addresses",
         "set `mesh.enabled` to \"on\" to have portolan take over",
     );
-}
-
-/// Where the host's ports lead: to the engine's doorway, or straight to tasks.
-struct Leading<'a> {
-    ports: BTreeMap<Port, Led<'a>>,
-    bridges: BTreeSet<Bridge>,
-}
-
-struct Led<'a> {
-    service: &'a str,
-    slots: Vec<SocketAddrV4>,
-    affinity: Affinity,
-    binds: &'a [Bind],
-}
-
-impl<'a> Leading<'a> {
-    fn of(plan: &'a Plan, inside: Option<&'a (&'a Ingress, Doorway)>) -> Self {
-        let mut bridges = plan.bridges.clone();
-        let direct = plan.direct.iter().map(|(port, it)| {
-            let (slots, affinity) = (it.led(*port).to_vec(), it.affinity);
-            (*port, Led { service: &it.service, slots, affinity, binds: &it.bind })
-        });
-        let mut ports: BTreeMap<Port, Led<'a>> = direct.collect();
-        if let Some((ingress, Doorway { own, bridge, .. })) = inside {
-            bridges.insert(Bridge { subnet: *bridge, internal: false });
-            ports.extend(ingress.ports.iter().map(|(port, it)| {
-                let through = SocketAddrV4::new(*own, port.number);
-                let slots = if it.is_proxied(*port) { vec![] } else { vec![through] };
-                let affinity = Affinity::None;
-                (*port, Led { service: &it.service, slots, affinity, binds: &it.bind })
-            }));
-        }
-        Self { ports, bridges }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ports.is_empty()
-    }
-
-    fn without(mut self, occupied: &Occupied) -> Self {
-        self.ports.retain(|port, _| !occupied.whole.contains_key(port));
-        self
-    }
-
-    fn tell(&self, occupied: &Occupied, notes: &mut Notes) {
-        let mut say = |port: &Port, name: &str, place: String| {
-            let Some(led) = self.ports.get(port) else { return };
-            notes.warning(
-                format!("service {}", led.service),
-                format!("port {port}"),
-                format!("{name} listens on this port of this node{place} and keeps it"),
-                "publish another port, or stop that program",
-            );
-        };
-        for (port, name) in &occupied.whole {
-            say(port, name, String::new());
-        }
-        for ((port, address), name) in &occupied.addresses {
-            say(port, name, format!(" at {address}"));
-        }
-    }
 }
 
 /// Removes all of the mesh's from a namespace, also what a portolan that died left; gives whether

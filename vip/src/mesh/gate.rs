@@ -6,12 +6,17 @@
 //!   chain prerouting  { type nat hook prerouting priority -110
 //!                       1 != @alive return; fib daddr type != local return; jump gate }
 //!   chain output      # the same for what begins here
-//!   chain gate        { l4proto . dport . ip daddr @kept return
-//!                       l4proto . dport @open goto balance
-//!                       l4proto . dport . ip daddr @addresses goto balance
-//!                       l4proto . dport . iifname @interfaces goto balance }
+//!   chain gate        { l4proto . dport . ip daddr @kept goto stay; l4proto . dport @held goto stay
+//!                       l4proto . dport @open jump balance
+//!                       l4proto . dport . ip daddr @addresses jump balance
+//!                       l4proto . dport . iifname @interfaces jump balance
+//!                       l4proto . dport @ours goto stay }
+//!   chain stay        { dnat to ip daddr }
+//!   chain refuse      { type filter hook input priority 0; 1 != @alive return; not opening: return
+//!                       l4proto . dport . ip daddr @kept return; l4proto . dport @refused reject }
 //!   chain postrouting { type nat hook postrouting priority 90; not through the mesh: return
 //!                       ip saddr 127.0.0.0/8 masquerade
+//!                       ip saddr INGRESS ip daddr NETWORK masquerade
 //!                       ip saddr NETWORK ip daddr NETWORK masquerade }
 //!   chain unseen      { type filter hook output priority -300; meta mark & FLAG notrack }
 //!   chain straight    { type filter hook output priority 0; oifname BRIDGE icmp type redirect drop }
@@ -22,9 +27,14 @@
 //! Invariants
 //! - *before the engine*: translation stands at -110, the engine's at -100, so that its own rules
 //!   for the same ports may stay;
+//! - *the engine's do not lead what we do not*: its translation takes every address of the node. So
+//!   a port of ours where it is not to be had, and one that a program has, is translated to where
+//!   it goes already; there it is the program's, or refused, also where the engine's own holder of
+//!   the port would take it and say nothing;
 //! - *the client stays*: its address is replaced only where an answer would miss this namespace:
-//!   loopback addresses, and clients on the network that the port leads to. Of those the doorway
-//!   makes its own address on the ingress network, which no other node has;
+//!   loopback addresses, clients on the network that the port leads to, and those whose own network
+//!   has the addresses of the ingress network. Of those the doorway makes its own address on the
+//!   ingress network, which no other node has;
 //! - *loopback stays inside*: that local programs may be translated to a bridge (`route_localnet`)
 //!   lets nobody on it speak to 127.0.0.0/8.
 
@@ -33,12 +43,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use kernel::nft::{
-    ChainKind, CmpOp, CtKey, ElementValue, Expr, Hook, HookPoint, KeyType, MetaKey, PayloadBase,
-    SetValue, Verdict, concat,
+    ChainKind, CmpOp, CtKey, ElementValue, Expr, Hook, HookPoint, KeyType, MetaKey, NatKind,
+    PayloadBase, RejectWith, SetValue, Verdict, concat,
 };
 use registry::balance_spec::Bind;
 
 use super::balance::{BALANCE, Balancing, DADDR, FLAG, SADDR, protocol_and_port};
+use super::leading::Others;
 use super::plan::{Bridge, Port};
 use super::table::{ALIVE, ALIVE_KEY, Ruleset};
 
@@ -47,11 +58,13 @@ use super::table::{ALIVE, ALIVE_KEY, Ruleset};
 pub(crate) struct Host {
     /// Where each port is to be had.
     pub(crate) binds: Vec<(Port, Vec<Bind>)>,
-    /// Ports that a program of the host has on one address.
-    pub(crate) kept: BTreeSet<(Port, Ipv4Addr)>,
+    /// What programs of the host have of them.
+    pub(crate) others: Others,
     /// The networks that ports lead to.
     pub(crate) bridges: BTreeSet<Bridge>,
-    /// Their interfaces.
+    /// Clients in the first network are, for who is on the second, on the ingress network.
+    pub(crate) mistaken: BTreeSet<(Ipv4Net, Ipv4Net)>,
+    /// The interfaces of `bridges`.
     pub(crate) devices: BTreeSet<String>,
 }
 
@@ -67,6 +80,7 @@ impl Host {
             ruleset.rule(chain, vec![Expr::Verdict(Verdict::Jump(GATE.to_owned()))]);
         }
         self.gate(&mut ruleset);
+        refuse(&mut ruleset);
         balancing.write(&mut ruleset);
         self.postrouting(&mut ruleset);
         let unseen = hook(ChainKind::Filter, HookPoint::Output, BEFORE_CONNTRACK);
@@ -88,18 +102,33 @@ impl Host {
         ruleset
     }
 
-    fn gate(&self, ruleset: &mut Ruleset) {
+    /// Writes who has which port where.
+    fn places(&self, ruleset: &mut Ruleset) {
+        const PORT: &[KeyType] = &[KeyType::InetProto, KeyType::InetService];
         const AT: &[KeyType] = &[KeyType::InetProto, KeyType::InetService, KeyType::Ipv4Addr];
         const ON: &[KeyType] = &[KeyType::InetProto, KeyType::InetService, KeyType::IfName];
-        ruleset.set(OPEN, &[KeyType::InetProto, KeyType::InetService], SetValue::None);
-        ruleset.set(ADDRESSES, AT, SetValue::None);
-        ruleset.set(INTERFACES, ON, SetValue::None);
-        ruleset.set(KEPT, AT, SetValue::None);
-        for (port, address) in &self.kept {
+        for (sets, key) in [
+            (&[OPEN, HELD, OURS, REFUSED][..], PORT),
+            (&[ADDRESSES, KEPT], AT),
+            (&[INTERFACES], ON),
+        ] {
+            for set in sets {
+                ruleset.set(set, key, SetValue::None);
+            }
+        }
+        let Others { held, kept, shared } = &self.others;
+        for (port, address) in kept {
             let key = concat(&[&port.key(), &address.octets()]);
             ruleset.element(KEPT, key, ElementValue::None);
         }
+        for port in held {
+            ruleset.element(HELD, port.key(), ElementValue::None);
+        }
         for (port, binds) in &self.binds {
+            ruleset.element(OURS, port.key(), ElementValue::None);
+            if !shared.contains(port) {
+                ruleset.element(REFUSED, port.key(), ElementValue::None);
+            }
             let any = |it: &Bind| *it == Bind::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             if binds.is_empty() || binds.iter().any(any) {
                 ruleset.element(OPEN, port.key(), ElementValue::None);
@@ -114,22 +143,25 @@ impl Host {
                 ruleset.element(set, concat(&[&port.key(), &end]), ElementValue::None);
             }
         }
-        let address =
-            || Some(Expr::Payload { base: PayloadBase::Network, offset: DADDR, len: 4, to: 2 });
-        let interface = || Some(Expr::Meta { key: MetaKey::IifName, to: 2 });
-        let on = || Verdict::Goto(BALANCE.to_owned());
+    }
+
+    fn gate(&self, ruleset: &mut Ruleset) {
+        self.places(ruleset);
+        let on = || Verdict::Jump(BALANCE.to_owned());
+        let stay = || Verdict::Goto(STAY.to_owned());
+        let by_device = Expr::Meta { key: MetaKey::IifName, to: 2 };
         for (set, more, verdict) in [
-            (KEPT, address(), Verdict::Return),
+            (KEPT, Some(asked()), stay()),
+            (HELD, None, stay()),
             (OPEN, None, on()),
-            (ADDRESSES, address(), on()),
-            (INTERFACES, interface(), on()),
+            (ADDRESSES, Some(asked()), on()),
+            (INTERFACES, Some(by_device), on()),
+            (OURS, None, stay()),
         ] {
-            let mut rule = protocol_and_port();
-            rule.extend(more);
-            rule.push(Expr::Lookup { set: set.to_owned(), from: 0, to: None, invert: false });
-            rule.push(Expr::Verdict(verdict));
-            ruleset.rule(GATE, rule);
+            ruleset.rule(GATE, [is_in(set, more), vec![Expr::Verdict(verdict)]].concat());
         }
+        let here = Expr::Payload { base: PayloadBase::Network, offset: DADDR, len: 4, to: 0 };
+        ruleset.rule(STAY, vec![here, Expr::Nat { kind: NatKind::Dnat, address: 0, port: None }]);
     }
 
     fn postrouting(&self, ruleset: &mut Ruleset) {
@@ -139,6 +171,10 @@ impl Host {
         rule.push(Expr::Verdict(Verdict::Return));
         ruleset.rule(chain, rule);
         ruleset.rule(chain, [within(SADDR, LOOPBACK), vec![Expr::Masquerade]].concat());
+        for (clients, there) in &self.mistaken {
+            let rule = [within(SADDR, *clients), within(DADDR, *there), vec![Expr::Masquerade]];
+            ruleset.rule(chain, rule.concat());
+        }
         for bridge in &self.bridges {
             let mut rule = within(DADDR, bridge.subnet);
             if !bridge.internal {
@@ -148,6 +184,37 @@ impl Host {
             ruleset.rule(chain, rule);
         }
     }
+}
+
+/// What is led nowhere, and is not a program's, is refused.
+fn refuse(ruleset: &mut Ruleset) {
+    let input = hook(ChainKind::Filter, HookPoint::Input, 0);
+    ruleset.base(REFUSE, input);
+    ruleset.rule(REFUSE, unless_alive());
+    ruleset.rule(REFUSE, unless_opening());
+    let back = vec![Expr::Verdict(Verdict::Return)];
+    ruleset.rule(REFUSE, [is_in(KEPT, Some(asked())), back].concat());
+    let tcp = vec![
+        Expr::Meta { key: MetaKey::L4Proto, to: 3 },
+        Expr::Cmp { op: CmpOp::Eq, from: 3, data: vec![TCP] },
+        Expr::Reject(RejectWith::TcpReset),
+    ];
+    ruleset.rule(REFUSE, [is_in(REFUSED, None), tcp].concat());
+    let any = vec![Expr::Reject(RejectWith::PortUnreachable)];
+    ruleset.rule(REFUSE, [is_in(REFUSED, None), any].concat());
+}
+
+/// Goes on where the set has the packet's port, followed by what `more` loads into register 2.
+fn is_in(set: &str, more: Option<Expr>) -> Vec<Expr> {
+    let mut exprs = protocol_and_port();
+    exprs.extend(more);
+    exprs.push(Expr::Lookup { set: set.to_owned(), from: 0, to: None, invert: false });
+    exprs
+}
+
+/// The address that the packet is for.
+fn asked() -> Expr {
+    Expr::Payload { base: PayloadBase::Network, offset: DADDR, len: 4, to: 2 }
 }
 
 /// The table of the engine's doorway, whose address on the host's bridge is `own`. Clients in
@@ -261,8 +328,16 @@ fn network(offset: u32, op: CmpOp, net: Ipv4Net) -> Vec<Expr> {
 
 const STRAIGHT: &str = "straight";
 const GATE: &str = "gate";
+const STAY: &str = "stay";
+const REFUSE: &str = "refuse";
 /// Ports and addresses that programs of the host have.
 const KEPT: &str = "kept";
+/// Ports that programs of the host have, whatever the address.
+const HELD: &str = "held";
+/// Ports that lead somewhere.
+const OURS: &str = "ours";
+/// Those of them that are refused where they are not to be had.
+const REFUSED: &str = "refused";
 /// Ports that are to be had everywhere.
 const OPEN: &str = "open";
 /// Ports and the addresses where they are to be had.

@@ -17,6 +17,7 @@ mod host;
 mod mesh;
 mod mesh_changes;
 mod mesh_choice;
+mod mesh_gate;
 mod mesh_support;
 mod relay;
 mod replaced;

@@ -88,8 +88,20 @@ impl Swarm {
 
 impl Swarm {
     /// What the engine does for its own mesh on a node: a program of its name listens on the port
-    /// on all addresses and never answers, and a translation behind ours leads elsewhere.
+    /// on all addresses and never answers, and it is led on as by [`Self::engine_leading`].
     pub(crate) fn engine_holding(&self, node: usize, port: u16) -> Engine {
+        self.engine_leading(node, port);
+        let host = &self.nodes[node].host.netns;
+        let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+        let held = socket2::Socket::from(socket::tcp_listener(host, any).unwrap());
+        held.set_cloexec(false).unwrap();
+        let program = self.dir.join("dockerd");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        Engine(std::process::Command::new(program).arg("1000").spawn().unwrap())
+    }
+
+    /// The engine's own translation of a published port at all addresses of a node, to its doorway.
+    pub(crate) fn engine_leading(&self, node: usize, port: u16) {
         let host = &self.nodes[node].host.netns;
         let table = Table { family: Family::Ip, name: "docker" };
         let hook = |point| Hook { kind: ChainKind::Nat, point, priority: -100 };
@@ -98,7 +110,7 @@ impl Swarm {
             Expr::Cmp { op: CmpOp::Eq, from: 0, data: 2_u32.to_ne_bytes().to_vec() },
             Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: 0 },
             Expr::Cmp { op: CmpOp::Eq, from: 0, data: port.to_be_bytes().to_vec() },
-            Expr::Immediate { to: 0, data: vec![192, 0, 2, 1] },
+            Expr::Immediate { to: 0, data: self.nodes[node].doorway_outside().octets().to_vec() },
             Expr::Nat { kind: NatKind::Dnat, address: 0, port: None },
         ];
         let mut batch = Batch::new();
@@ -109,12 +121,14 @@ impl Swarm {
             batch.add_rule(table, chain, &rule, b"");
         }
         Socket::open(host).unwrap().commit(&batch).unwrap();
-        let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
-        let held = socket2::Socket::from(socket::tcp_listener(host, any).unwrap());
-        held.set_cloexec(false).unwrap();
-        let program = self.dir.join("dockerd");
-        std::fs::copy("/bin/sleep", &program).unwrap();
-        Engine(std::process::Command::new(program).arg("1000").spawn().unwrap())
+    }
+}
+
+impl Node {
+    /// The doorway's address on the bridge.
+    pub(crate) fn doorway_outside(&self) -> Ipv4Addr {
+        let [.., last] = self.doorway.address.octets();
+        Ipv4Addr::new(172, 31, 1, last)
     }
 }
 
@@ -396,11 +410,19 @@ impl Manager {
         self.runtime.block_on(heard).unwrap();
     }
 
+    /// Lets time pass as far as the mesh is concerned.
+    pub(crate) fn later(&self, time: Duration) {
+        self.runtime.block_on(async {
+            tokio::time::pause();
+            tokio::time::advance(time).await;
+            tokio::time::resume();
+        });
+    }
+
     /// Lets the time pass after which the mesh wants to be applied again without a change.
     pub(crate) fn rest(&self) {
         let upkeep = self.mesh.upkeep().unwrap();
-        assert!(upkeep < PATIENCE, "{upkeep:?}");
-        thread::sleep(upkeep);
+        self.later(upkeep);
     }
 
     pub(crate) fn try_make(&mut self, world: &str) -> (Outcome, Notes) {

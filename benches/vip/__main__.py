@@ -14,7 +14,7 @@ even     400 connections from each node to a service of four tasks, alone and in
 rolling  a service updated (stop-first, start-first) and scaled at 200 connections a second: none may fail. LATE=1: tasks
          listen on after SIGTERM for a second, when nobody new may come
 outside  the same from outside through the routing mesh
-killed   the worker's engine killed: how long its tasks are still called
+killed   a task that hangs, a node unplugged, its engine killed: how long its tasks are still called, with health checks and without
 download 200 MB through a VIP while its service scales and portolan is killed, restarted, upgraded; nft flush ruleset
 moved    a UDP client with a fixed port: its task is killed, who answers when
 published TCP and UDP ports from everywhere, IPv6 too; rp_filter=1 before; bind by label; ports moved at 50 connections a second
@@ -32,7 +32,7 @@ import field, parts
 
 # Each is a function of its own name, or of the name behind the colon, in the file before it.
 SECTIONS = {"table": "table", "relay": "relay", "swaps": "swaps", "many": "many",
-            "even": "even", "rolling": "rolling", "outside": "rolling:through_mesh", "killed": "rolling:engine_killed",
+            "even": "even", "rolling": "rolling", "outside": "rolling:through_mesh", "killed": "killed",
             "download": "download", "moved": "moved", "churn": "churn", "mesh": "mesh", "published": "published"}
 DEFAULT = ["table", "swaps"]
 

@@ -1,8 +1,7 @@
-"""A service that is updated, scaled and bereft of a node, at 200 new connections a second through its VIP: none may fail."""
-import os, signal, time
+"""A service that is updated and scaled, at 200 new connections a second through its VIP: none may fail."""
+import os, time
 
 from lab import NODES, docker, on, sh, wait
-from life import Engine
 from scene import Caller, Lives, Scene, report
 
 RATE = 100
@@ -74,32 +73,3 @@ def through_mesh(run):
     return course(scene, lambda: {f"outside, through {node}": Caller(scene, client, address, NAME, RATE, port=PUBLISHED, own=[own[node]],
                                                                              traced=scene.doorway(node)[0])
                                   for node, address in ADDRESSES.items()})
-
-
-def engine_killed(run):
-    """The worker's engine is killed; its containers run on, and the manager hears of it in its own time."""
-    scene = Scene(run)
-    vip = scene.service(NAME, 4, "--replicas-max-per-node 4")
-    caller = Caller(scene, scene.askers["node1"], vip, NAME, RATE)
-    # Who answers, and when: the caller counts only.
-    seen = []
-    ask = lambda: sh("nsenter", f"--net=/proc/{scene.askers['node1']}/ns/net", "curl", "-s", "-m", "2", f"http://{vip}:8080/", check=False)
-    engine = Engine("node2")
-    time.sleep(2)
-    engine.stop(signal.SIGKILL)
-    killed, known = time.time(), None
-    while time.time() < killed + 60:
-        if said := ask():
-            seen.append((time.time(), said.split()[1]))
-        if not known and len(seen) % 5 == 0 and "Down" in docker("node1", "node ls --format {{.Status}}"):
-            known = time.time()
-        if known and time.time() > known + 8:
-            break
-        time.sleep(0.03)
-    caller.end()
-    last = max((at for at, host in seen if host.endswith("node2")), default=killed)
-    print(f"node2 is down by the manager {known - killed if known else float('nan'):.1f} s after its engine was killed; its tasks answered "
-          f"until {last - killed:.1f} s after")
-    report({"node1": caller}, {}, killed)
-    engine.start()
-    return bool(known) and last < known + 2 and not caller.failures

@@ -55,7 +55,12 @@ class Scene:
         wait(lambda: docker("node1", f"service ls -f name={name} --format {{{{.Replicas}}}}").split(" ")[0] == f"{replicas}/{replicas}",
              f"{replicas} tasks of {name}", seconds)
         for node in self.lab.portolans:
-            wait(lambda: len(self.tasks(node, name)) == replicas, f"{replicas} tasks of {name} by portolan on {node}", 20)
+            try:
+                wait(lambda: len(self.tasks(node, name)) == replicas, f"{replicas} tasks of {name} by portolan on {node}", 20)
+            except RuntimeError as error:
+                # Whose fault: what the node's engine heard of the others, at that moment.
+                heard = docker(node, f"network inspect --verbose -f '{{{{json .Services}}}}' {NETWORK}", check=False)
+                raise RuntimeError(f"{error}; its engine: {heard}; portolan:\n{self.lab.portolans[node].say('ls', 'tasks')}") from error
 
     def tasks(self, node, name):
         said = inside(self.askers[node], "dig", "@127.0.0.11", "+short", "+time=1", "+tries=1", f"tasks.{name}", check=False)

@@ -1,6 +1,6 @@
 /* Calls a server, at little cost.
  *
- *     call WHAT ADDRESS[,ADDRESS..] ..            several addresses: in turns
+ *     call WHAT ADDRESS[:PORT][,ADDRESS..] ..     several addresses: in turns, each with a port of its own or with PORT
  *     call connects ADDRESS PORT COUNT            connect and close, one after another
  *     call requests ADDRESS PORT COUNT            connect, GET, answer, end, one after another
  *     call down|up ADDRESS PORT SECONDS           one stream
@@ -257,7 +257,9 @@ static int steady(double rate, double seconds) {
 int main(int argc, char **argv) {
     if (argc < 5) return 2;
     for (char *one = strtok(argv[2], ","); one && many_targets < ADDRESSES; one = strtok(NULL, ",")) {
-        targets[many_targets] = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[3]))};
+        char *port = strchr(one, ':');
+        if (port) *port++ = 0;
+        targets[many_targets] = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(port ? port : argv[3]))};
         if (inet_pton(AF_INET, one, &targets[many_targets++].sin_addr) != 1) return 2;
     }
     if (!many_targets) return 2;

@@ -171,6 +171,9 @@ pub struct Task {
     pub node: Option<NodeId>,
     /// Its place on each network.
     pub networks: BTreeMap<NetworkId, Endpoint>,
+    /// What it publishes, where that is not what its service publishes: while a service's ports
+    /// change, tasks that were made before have those of then. `None`: the service's.
+    pub publishes: Option<Vec<PublishedPort>>,
     /// Share of new connections relative to its siblings; 0 takes it out.
     pub weight: u16,
     /// May it get new connections?

@@ -100,6 +100,7 @@ fn task(service: &Service, address: IpAddr) -> Task {
         service: Some(service.id.clone()),
         node: None,
         networks: networks.collect(),
+        publishes: None,
         weight: 1,
         state: ServingState::Serving,
         reason: String::new(),

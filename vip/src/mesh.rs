@@ -28,6 +28,7 @@ pub mod plan;
 mod relayed;
 mod sysctls;
 mod table;
+mod target;
 mod way;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -112,6 +112,7 @@ fn task() -> impl Strategy<Value = Task> {
             service: service.map(|it| format!("s{it}").into()),
             node: None,
             networks,
+            publishes: None,
             weight,
             state,
             reason: String::new(),

@@ -20,6 +20,7 @@ mod events;
 mod extra_hosts;
 mod folder;
 mod follow;
+mod former;
 mod gossip;
 pub mod host;
 mod host_files;

@@ -146,6 +146,7 @@ fn an_address_that_two_claim_for_a_moment_has_the_name_of_the_first() {
             "n".into(),
             Endpoint { addresses: vec![address], ..Endpoint::default() },
         )]),
+        publishes: None,
         weight: 1,
         state: ServingState::Serving,
         reason: String::new(),

@@ -117,6 +117,7 @@ pub(crate) fn task() -> impl Strategy<Value = Task> {
             service,
             node: None,
             networks,
+            publishes: None,
             weight,
             state,
             reason: String::new(),

@@ -110,6 +110,7 @@ fn task(number: u8) -> impl Strategy<Value = Task> {
                     (network.into(), Endpoint { addresses: vec![address], ..Endpoint::default() })
                 })
                 .collect(),
+            publishes: None,
             weight,
             state,
             reason: String::new(),

@@ -138,6 +138,7 @@ fn task(name: &str, service: &str, address: IpAddr) -> Task {
         service: Some(service.into()),
         node: None,
         networks: BTreeMap::from([("front".into(), endpoint)]),
+        publishes: None,
         weight: 1,
         state: ServingState::Serving,
         reason: String::new(),

@@ -17,11 +17,12 @@ use registry::balance_spec::{BalanceSpec, Prefer};
 use registry::id::{NetworkId, SandboxId};
 use registry::labels;
 use registry::model::{
-    Network, Protocol, PublishMode, PublishedPort, Reach, Sandbox, Service, ServingState, Task,
+    Network, PublishMode, PublishedPort, Reach, Sandbox, Service, ServingState, Task,
 };
 use registry::{Notes, Snapshot};
 
 use super::plan::{Bridge, Ingress, Plan, Port, Published, Way};
+use super::target;
 use crate::slots::slots;
 
 /// How the routing mesh behaves.
@@ -135,7 +136,7 @@ fn draining(
     })
 }
 
-fn is_meshed(port: &PublishedPort) -> bool {
+pub(super) fn is_meshed(port: &PublishedPort) -> bool {
     port.mode == PublishMode::Ingress && port.published != 0
 }
 
@@ -207,7 +208,12 @@ impl<'a> Place<'a> {
             Some(node) => it.node.as_ref() == Some(node),
             None => true,
         };
-        let serving: Vec<&Task> = tasks.iter().copied().filter(|it| it.serves()).collect();
+        let asked = |ports: &[PublishedPort]| {
+            target::asked_at(ports, port, self.network.ingress, masquerade)
+        };
+        let target_of = |it: &Task| asked(it.publishes.as_ref().unwrap_or(&service.ports));
+        let serves = |it: &&Task| it.serves() && target_of(it).is_some();
+        let serving: Vec<&Task> = tasks.iter().copied().filter(serves).collect();
         let near: Vec<&Task> = match spec.prefer {
             Prefer::Node => serving.iter().filter(here).copied().collect(),
             Prefer::Any => Vec::new(),
@@ -222,36 +228,26 @@ impl<'a> Place<'a> {
         let limit = |it: &Task| (it.state == ServingState::Draining).then_some(drain);
         let tired = alive.iter().filter(|it| !it.serves());
         let resting = tired.flat_map(|it| ipv4_of(it, network).map(|at| (at, limit(it)))).collect();
-        let alive = alive.iter().flat_map(|it| ipv4_of(it, network)).collect();
-        let target = if self.network.ingress && through_the_engine(service, port, masquerade) {
-            port.published
-        } else {
-            port.target
-        };
+        let target = asked(&service.ports).unwrap_or(port.target);
+        let others = alive.iter().filter_map(|it| Some((*it, target_of(it)?)));
+        let others = others.filter(|it| it.1 != target);
+        let former: BTreeMap<Ipv4Addr, u16> = others
+            .flat_map(|(task, target)| ipv4_of(task, network).map(move |it| (it, target)))
+            .collect();
+        let at = |it| SocketAddrV4::new(it, former.get(&it).copied().unwrap_or(target));
         Published {
             service: service.name.clone(),
-            slots: slots.map(|it| SocketAddrV4::new(it, target)).collect(),
-            alive,
+            slots: slots.map(at).collect(),
+            alive: alive.iter().flat_map(|it| ipv4_of(it, network)).collect(),
             resting,
             drain,
             target,
+            former,
             affinity: spec.affinity,
             proxy_protocol: spec.proxy_protocol,
             bind: spec.bind.clone(),
         }
     }
-}
-
-/// Whether tasks are to be asked at the published port, which the engine's own redirection in each
-/// of them leads to the target. It leads whatever comes to a published number, so a target that is
-/// the number of another published port can only be had so. Not datagrams that keep their client:
-/// ours leads them on before the engine's redirection.
-fn through_the_engine(service: &Service, port: &PublishedPort, masquerade: bool) -> bool {
-    let mut others = service.ports.iter().filter(|it| is_meshed(it));
-    let is_led_on = others.any(|it| {
-        it.protocol == port.protocol && it.published == port.target && it.target != port.target
-    });
-    is_led_on && (masquerade || port.protocol == Protocol::Tcp)
 }
 
 /// Whether a task may hold connections: also one that a health check holds back.
@@ -336,23 +332,27 @@ mod tests {
 
     use super::*;
 
-    /// The ports that lead through the doorway on node `a`, one a line, and the notes.
-    fn compiled(text: &str) -> (Vec<String>, Vec<String>) {
-        let swarm = "this_node = \"a\"\n[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\n\
-                     [[network]]\nname = \"ingress\"\nsubnet = \"10.0.0.0/24\"\n\
-                     ingress = true\nreach = \"/run/ingress_sbox\"\n";
-        let mut draft = world::parse(&format!("{swarm}{text}"), "test").unwrap();
-        // Nobody can write the same port twice into a file; two engines' services can have it.
-        for port in draft.services.iter_mut().flat_map(|it| &mut it.ports) {
-            port.published = if port.published == 8888 { 8001 } else { port.published };
-        }
-        let config = Config {
+    const SWARM: &str = "this_node = \"a\"\n[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\n\
+                         [[network]]\nname = \"ingress\"\nsubnet = \"10.0.0.0/24\"\n\
+                         ingress = true\nreach = \"/run/ingress_sbox\"\n";
+
+    fn config() -> Config {
+        Config {
             enabled: Enabled::Auto,
             client_ip: ClientIp::Keep,
             state_dir: PathBuf::from("/nowhere"),
             drain: Duration::from_secs(600),
-        };
-        let (plan, notes) = compile(&Snapshot::build(draft, 1), &config);
+        }
+    }
+
+    /// The ports that lead through the doorway on node `a`, one a line, and the notes.
+    fn compiled(text: &str) -> (Vec<String>, Vec<String>) {
+        let mut draft = world::parse(&format!("{SWARM}{text}"), "test").unwrap();
+        // Nobody can write the same port twice into a file; two engines' services can have it.
+        for port in draft.services.iter_mut().flat_map(|it| &mut it.ports) {
+            port.published = if port.published == 8888 { 8001 } else { port.published };
+        }
+        let (plan, notes) = compile(&Snapshot::build(draft, 1), &config());
         let ports = plan.ports().map(|(port, it)| format!("{port} {it}")).collect();
         (ports, notes.iter().map(ToString::to_string).collect())
     }
@@ -396,6 +396,21 @@ mod tests {
         let far = tasks.replace("weight = 2", "state = \"starting\"");
         let (ports, _) = compiled(&(service("web", PORT, near) + &far));
         assert_eq!(ports, ["8001/tcp web -> 10.0.0.6:80"]);
+    }
+
+    #[test]
+    fn tasks_from_before_a_change_of_ports_get_what_they_publish_and_nothing_else() {
+        let text = service("web", &format!("{PORT}, {}", PORT.replace("8001", "8002")), "");
+        let text = text + &task("web", 5, "a", "") + &task("web", 6, "a", "");
+        let mut draft = world::parse(&(SWARM.to_owned() + &text), "test").unwrap();
+        let before = PublishedPort { target: 8080, ..draft.services[0].ports[0].clone() };
+        draft.tasks[0].publishes = Some(vec![before]);
+        let (plan, _) = compile(&Snapshot::build(draft, 1), &config());
+        let ports: Vec<_> = plan.ports().map(|(port, it)| format!("{port} {it}")).collect();
+        assert_eq!(
+            ports,
+            ["8001/tcp web -> 10.0.0.5:8080 10.0.0.6:80", "8002/tcp web -> 10.0.0.6:80"]
+        );
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Published {
     pub drain: Duration,
     /// The port at which tasks are asked.
     pub target: u16,
+    /// Tasks from before the service's ports changed, which are asked at another one.
+    pub former: BTreeMap<Ipv4Addr, u16>,
     /// Which task a client gets.
     pub affinity: Affinity,
     /// Whether tasks are told of their clients by the PROXY protocol, and connections relayed.

@@ -74,7 +74,8 @@ fn entrances(published: &Published, addresses: &[(String, IpNet)]) -> BTreeSet<I
 }
 
 fn target(published: &Published, dial: Place) -> Target {
-    let at = |task: &Ipv4Addr| SocketAddr::from((*task, published.target));
+    let port = |task: &Ipv4Addr| published.former.get(task).copied().unwrap_or(published.target);
+    let at = |task: &Ipv4Addr| SocketAddr::from((*task, port(task)));
     Target {
         service: published.service.clone(),
         network: "mesh".to_owned(),

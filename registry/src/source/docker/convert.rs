@@ -58,6 +58,11 @@ pub(crate) fn draft(view: &View) -> Draft {
             nodes
         }
     };
+    for (id, ports) in &view.former {
+        if let Some(task) = tasks.get_mut(&TaskId::from(id.as_str())) {
+            task.publishes = Some(ports.clone());
+        }
+    }
     Draft {
         networks: view.networks.values().map(|it| network(view, it)).collect(),
         services,
@@ -146,6 +151,7 @@ fn local_task(
         service,
         node: view.engine.node.clone(),
         networks: networks.collect(),
+        publishes: None,
         weight: 1,
         state,
         reason,

@@ -36,6 +36,7 @@ use crate::source::docker::error::EngineError;
 use crate::source::docker::events::{self, Effect, Event};
 use crate::source::docker::follow::answer::Finished;
 use crate::source::docker::follow::signs::Signs;
+use crate::source::docker::former::Former;
 use crate::source::docker::gossip::absent::Absent;
 use crate::source::docker::gossip::renewed::Renewed;
 use crate::source::docker::host::Host;
@@ -96,6 +97,8 @@ pub(crate) struct Follower<'a, H> {
     absent: &'a mut Absent,
     /// Services that gossip takes for what they were.
     renewed: Renewed,
+    /// Tasks from before the ports of their service changed.
+    former: Former,
     swarm_read: Option<Instant>,
     swarm_pause: Duration,
     swarm_signed: Option<Instant>,
@@ -185,6 +188,7 @@ impl<'a, H: Host> Follower<'a, H> {
             farewells: BTreeMap::new(),
             absent,
             renewed: Renewed::default(),
+            former: Former::default(),
             swarm_read: None,
             swarm_pause: SWARM_PAUSES.0,
             swarm_signed: None,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::id::NetworkId;
+use crate::model::PublishedPort;
 use crate::source::docker::container::{self, Attached, Container};
 use crate::source::docker::draining::{Question, Verdict};
 use crate::source::docker::engine::{Engine, EngineNetwork, Role};
@@ -40,6 +41,8 @@ pub(crate) struct View {
     pub(crate) draining: BTreeSet<String>,
     /// Managers: ids of the Swarm's tasks that gossip listed once, as long as they exist.
     pub(crate) announced: BTreeSet<String>,
+    /// What tasks publish that is not what their service publishes now, by the Swarm's id.
+    pub(crate) former: BTreeMap<String, Vec<PublishedPort>>,
     /// What could not be understood: subject and what is wrong.
     pub(crate) unreadable: BTreeMap<String, String>,
 }

@@ -199,6 +199,7 @@ impl<'r> Linker<'r> {
             service: raw.service.as_ref().map(|it| it.value.as_str().into()),
             node: raw.node.as_ref().map(|it| it.value.as_str().into()),
             networks,
+            publishes: None,
             weight: raw.weight,
             state: raw.state,
             reason: raw.reason.clone(),

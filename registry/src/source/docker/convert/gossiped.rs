@@ -194,6 +194,7 @@ fn remote_task(task: &GossipTask, id: TaskId, service: Option<ServiceId>, nodes:
         service,
         node: node_at(nodes, task.host),
         networks: BTreeMap::new(),
+        publishes: None,
         weight: 1,
         state: ServingState::Serving,
         reason: "announced by its node".to_owned(),

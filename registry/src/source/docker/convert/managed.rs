@@ -171,6 +171,7 @@ fn remote_task(
         node: Some(task.node.as_str()).filter(|it| !it.is_empty()).map(NodeId::from),
         networks: networks.collect(),
         service: Some(service),
+        publishes: None,
         weight: 1,
         state,
         reason,

@@ -319,6 +319,7 @@ impl<H: Host> Follower<'_, H> {
         } else {
             self.absent.forget(network);
         }
+        self.heed_ports(network, &gossip, now);
         let differs = self.view.gossip.get(network) != Some(&gossip);
         if let Some(last) = self.view.gossip.get(network) {
             let moved =
@@ -356,6 +357,19 @@ impl<H: Host> Follower<'_, H> {
         }
     }
 
+    /// Where only gossip tells which ports services publish: which tasks are from before.
+    fn heed_ports(&mut self, network: &NetworkId, gossip: &Gossip, now: Instant) {
+        let is_ingress = self.view.networks.get(network).is_some_and(|it| it.ingress);
+        if !is_ingress || !matches!(self.view.teller(), Teller::Gossip) {
+            return;
+        }
+        self.former.gossiped(self.view.gossip.get(network), gossip, now.into_std());
+        if *self.former.told() != self.view.former {
+            let former = self.former.told().clone();
+            self.update(now, |view| view.former = former);
+        }
+    }
+
     fn listed_endpoints(&self) -> BTreeSet<String> {
         let services = self.view.gossip.values().flat_map(|it| it.services.values());
         services.flat_map(|it| &it.tasks).map(|it| it.endpoint.clone()).collect()
@@ -384,7 +398,12 @@ impl<H: Host> Follower<'_, H> {
             for network in self.view.unannounced(&swarm) {
                 self.sign(&network, now);
             }
+            if let Some(last) = &self.view.swarm {
+                self.former.managed(last, &swarm);
+            }
+            let former = self.former.told().clone();
             self.update(now, |view| {
+                view.former = former;
                 view.swarm = Some(swarm);
                 view.note_announced();
             });

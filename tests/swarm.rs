@@ -9,6 +9,8 @@
 
 #[path = "swarm/life.rs"]
 mod life;
+#[path = "swarm/published.rs"]
+mod published;
 mod support;
 #[path = "support/swarm.rs"]
 mod swarm;
@@ -48,6 +50,7 @@ fn a_two_node_swarm_is_served_by_a_portolan_on_each_node() {
     life::containers_of_one_namespace_have_the_same_names(&lab);
     life::a_network_brings_its_names_and_takes_them_away(&lab);
     life::nothing_is_left_of_slow(&lab);
+    published::a_published_port_leads_from_each_node_to_tasks_of_both_who_see_the_client(&lab);
     a_kill_leaves_dns_to_the_engine_and_connections_alone(&mut lab, &places);
     a_removed_stack_is_gone_the_first_time(&lab);
     nothing_is_left_after_cleanup(&mut lab);

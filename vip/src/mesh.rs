@@ -24,8 +24,10 @@ mod inspect;
 mod laid;
 mod leading;
 mod path;
+mod paths;
 pub mod plan;
 mod relayed;
+mod rival;
 mod sysctls;
 mod table;
 mod target;
@@ -52,11 +54,12 @@ pub use self::sysctls::SysctlsError;
 
 use self::doors::{Doors, Report};
 use self::laid::Laid;
-use self::path::Visit;
-use self::plan::Way;
+use self::paths::{Errand, Errands, Paths, Visited};
+use self::rival::Leader;
 use self::sysctls::Sysctls;
 use crate::apply::chain;
 use crate::drain::{Drain, Drains};
+use crate::layout::ALIVE_FOR;
 use crate::relay::error::Failure;
 use crate::relay::{Limits, Meter, Relay};
 use crate::watch::Watches;
@@ -78,10 +81,12 @@ pub struct Mesh {
     config: Config,
     sysctls: Arc<Sysctls>,
     doors: Doors,
-    paths: BTreeMap<SandboxId, path::Path>,
+    paths: Paths,
     relay: Relay,
     watches: Watches<Place>,
     drains: Drains,
+    /// Since when what is there is looked after; `None`: who is gone was forgotten since.
+    begun: Option<Instant>,
     /// What was made true last.
     last: Goal,
 }
@@ -101,7 +106,8 @@ impl Mesh {
         let (doors, paths, watches) = Default::default();
         let (drains, last) = Default::default();
         let relay = Relay::new(Limits::default());
-        Self { config, sysctls, doors, paths, relay, watches, drains, last }
+        let begun = Some(Instant::now());
+        Self { config, sysctls, doors, paths, relay, watches, drains, begun, last }
     }
 
     /// Counts on `meter` what is relayed.
@@ -110,10 +116,45 @@ impl Mesh {
         Self { relay: self.relay.counting_on(meter), ..self }
     }
 
-    /// Visits the local tasks' namespaces.
-    async fn visit_paths(&mut self, plan: &Plan, now: Instant, outcome: &mut Outcome) {
-        let mut errands = self.errands(plan, now);
-        let mut running: JoinSet<(SandboxId, String, Visit)> = JoinSet::new();
+    /// Who leads published ports through the doorway.
+    async fn leader(&mut self, plan: &Arc<Plan>, now: Instant) -> Leader {
+        let mut doors = std::mem::take(&mut self.doors);
+        let (plan, enabled) = (Arc::clone(plan), self.config.enabled);
+        let mut running = JoinSet::new();
+        running.spawn_blocking(move || {
+            let leader = doors.leader(&plan, enabled, now);
+            (doors, leader)
+        });
+        let Some(Ok((doors, leader))) = running.join_next().await else { return Leader::Nobody };
+        self.doors = doors;
+        leader
+    }
+
+    /// Forgets once, after a while, what a portolan before this one changed in namespaces that went
+    /// with it: by then all that are there have been met.
+    fn forget_strangers(&mut self, now: Instant, outcome: &mut Outcome) {
+        let old = |it: &Instant| now.saturating_duration_since(*it) >= ALIVE_FOR;
+        if self.begun.take_if(|it| old(it)).is_some()
+            && let Err(error) = self.sysctls.forget_strangers()
+        {
+            self.begun = Some(now);
+            report(outcome, "host".to_owned(), &error.into());
+        }
+    }
+
+    /// What is to be done in tasks' namespaces.
+    fn errands(&mut self, plan: &Plan, leader: Leader, now: Instant) -> Errands {
+        let none = BTreeMap::new();
+        let ways = if leader == Leader::Portolan { &plan.ways } else { &none };
+        // Until it is decided, what a portolan before this one left stays.
+        let others = plan.ways.iter().filter(|_| leader == Leader::Engine);
+        let others = others.map(|(id, it)| (id.clone(), it.aside()));
+        let strays = plan.strays.iter().map(|(id, it)| (id.clone(), it.clone()));
+        self.paths.errands(ways, strays.chain(others), now)
+    }
+
+    async fn run(&mut self, mut errands: VecDeque<Errand>, now: Instant, outcome: &mut Outcome) {
+        let mut running: JoinSet<(SandboxId, Visited)> = JoinSet::new();
         loop {
             while running.len() < AT_ONCE
                 && let Some(errand) = errands.pop_front()
@@ -122,15 +163,14 @@ impl Mesh {
                 running.spawn_blocking(move || errand.run(&sysctls, now));
             }
             match running.join_next().await {
-                Some(Ok((id, name, visit))) => {
-                    outcome.changes += visit.changes;
-                    if let Some(failure) = visit.failure {
-                        report(outcome, format!("sandbox {name}"), &failure);
+                Some(Ok((id, visited))) => {
+                    outcome.changes += visited.visit.changes;
+                    if let Some(failure) = &visited.visit.failure {
+                        report(outcome, format!("sandbox {}", visited.aside.name), failure);
                     }
-                    if let Some(mut path) = visit.path {
-                        let place = Place::Task(id.clone());
-                        path.laid().be_followed(|it| self.watches.follow(place, it));
-                        self.paths.insert(id, path);
+                    self.paths.note(&id, visited);
+                    if let Some(laid) = self.paths.laid(&id) {
+                        laid.be_followed(|it| self.watches.follow(Place::Task(id), it));
                     }
                 }
                 Some(Err(error)) => broken(outcome, &error),
@@ -139,38 +179,20 @@ impl Mesh {
         }
     }
 
-    fn errands(&mut self, plan: &Plan, now: Instant) -> VecDeque<Errand> {
-        let mut errands = VecDeque::new();
-        for (id, way) in &plan.ways {
-            let known = self.paths.remove(id);
-            match known {
-                Some(path) if path.is_content(way, now) => {
-                    self.paths.insert(id.clone(), path);
-                }
-                Some(path) if *path.netns() != way.netns => {
-                    errands.push_back(Errand::Visit(id.clone(), way.clone(), None));
-                }
-                known => errands.push_back(Errand::Visit(id.clone(), way.clone(), known)),
-            }
-        }
-        let gone = |it: &&SandboxId| !plan.ways.contains_key(*it);
-        let gone: Vec<_> = self.paths.keys().filter(gone).cloned().collect();
-        for id in gone {
-            if let Some(path) = self.paths.remove(&id) {
-                errands.push_back(Errand::Leave(id, path));
-            }
-        }
-        errands
-    }
-
     /// Gives whether all was done.
-    async fn settle_doors(&mut self, goal: &Goal, now: Instant, outcome: &mut Outcome) -> bool {
+    async fn settle_doors(
+        &mut self,
+        goal: &Goal,
+        leader: Leader,
+        now: Instant,
+        outcome: &mut Outcome,
+    ) -> bool {
         let mut doors = std::mem::take(&mut self.doors);
         let (goal, last) = (goal.clone(), self.last.clone());
-        let (enabled, sysctls) = (self.config.enabled, Arc::clone(&self.sysctls));
+        let sysctls = Arc::clone(&self.sysctls);
         let mut running = JoinSet::new();
         running.spawn_blocking(move || {
-            let report = doors.settle(&goal, &last, enabled, &sysctls, now);
+            let report = doors.settle(&goal, &last, leader, &sysctls, now);
             (doors, report)
         });
         match running.join_next().await {
@@ -241,9 +263,13 @@ impl Consumer for Mesh {
             tracing::info!(%task, "its time to drain is over: connections through the mesh are cut");
         }
         let goal = Goal { plan: Arc::clone(plan), expired: self.drains.expired() };
-        self.visit_paths(plan, now, &mut outcome).await;
-        let done = self.settle_doors(&goal, now, &mut outcome).await;
+        let leader = self.leader(plan, now).await;
+        let Errands { first, then } = self.errands(plan, leader, now);
+        self.run(first, now, &mut outcome).await;
+        let done = self.settle_doors(&goal, leader, now, &mut outcome).await;
         self.relay(plan, &mut outcome).await;
+        self.run(then, now, &mut outcome).await;
+        self.forget_strangers(now, &mut outcome);
         // Until then what this leaves without a task is still to be cut.
         if done && self.last != goal {
             for (port, published) in plan.ports() {
@@ -256,7 +282,7 @@ impl Consumer for Mesh {
 
     fn upkeep(&self) -> Option<Duration> {
         let drains = self.drains.next(&self.last.plan.drains(), Instant::now());
-        Some(drains.map_or(laid::LOOK, |it| it.min(laid::LOOK)))
+        drains.into_iter().chain(self.doors.next()).chain([laid::LOOK]).min()
     }
 
     fn bell(&self) -> Option<Arc<Notify>> {
@@ -265,36 +291,11 @@ impl Consumer for Mesh {
 }
 
 /// What is known of the table at a place.
-fn laid<'a>(
-    doors: &'a mut Doors,
-    paths: &'a mut BTreeMap<SandboxId, path::Path>,
-    place: &Place,
-) -> Option<&'a mut Laid> {
+fn laid<'a>(doors: &'a mut Doors, paths: &'a mut Paths, place: &Place) -> Option<&'a mut Laid> {
     match place {
         Place::Host => doors.host(),
         Place::Doorway => doors.doorway(),
-        Place::Task(id) => paths.get_mut(id).map(path::Path::laid),
-    }
-}
-
-/// One namespace to be visited.
-enum Errand {
-    Visit(SandboxId, Way, Option<path::Path>),
-    Leave(SandboxId, path::Path),
-}
-
-impl Errand {
-    fn run(self, sysctls: &Sysctls, now: Instant) -> (SandboxId, String, Visit) {
-        match self {
-            Self::Visit(id, way, known) => {
-                let name = way.name.clone();
-                (id, name, path::visit(way, known, sysctls, now))
-            }
-            Self::Leave(id, path) => {
-                let name = id.as_str().to_owned();
-                (id, name, path::leave(path, sysctls))
-            }
-        }
+        Place::Task(id) => paths.laid(id),
     }
 }
 

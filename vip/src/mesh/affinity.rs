@@ -99,6 +99,7 @@ pub(crate) fn forget(socket: &mut Socket, ruleset: &Ruleset) -> Result<(), NftEr
     let Some(kept) = ruleset.sets.get(KEPT) else { return Ok(()) };
     let kept: BTreeSet<&Vec<u8>> = kept.elements.keys().collect();
     let may_stay = |it: &Element| kept_by(it).is_some_and(|key| kept.contains(&key));
+    socket.limit(usize::try_from(CLIENTS).unwrap_or(usize::MAX).saturating_add(1));
     let mut attempts = 0;
     loop {
         let learned = socket.elements(TABLE, AFFINE)?;

@@ -33,7 +33,8 @@ use super::table::{Ruleset, Seen};
 pub(crate) const BALANCE: &str = "balance";
 
 /// The bit of a connection's mark that says: it came through the mesh. Not among those that
-/// Docker's overlays, Kubernetes, Tailscale or Calico set by default.
+/// Docker's overlays, Kubernetes or Tailscale set; Calico's default mask (0xffff0000, for packets)
+/// has it.
 pub(crate) const FLAG: u32 = 0x2000_0000;
 
 const PORTS: &str = "ports";

@@ -21,7 +21,7 @@ use registry::model::{
 };
 use registry::{Notes, Snapshot};
 
-use super::plan::{Bridge, Ingress, Plan, Port, Published, Way};
+use super::plan::{Aside, Bridge, Ingress, Plan, Port, Published, Way};
 use super::target;
 use crate::slots::slots;
 
@@ -65,7 +65,7 @@ pub enum ClientIp {
 pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
     let mut notes = Notes::default();
     if config.enabled == Enabled::Off {
-        return (Plan::default(), notes);
+        return (none(snapshot), notes);
     }
     let masquerade = config.client_ip == ClientIp::Masquerade;
     let ingress = ingress_of(snapshot);
@@ -111,9 +111,25 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
         let alive = alive(snapshot, network).collect();
         let draining = draining(snapshot, network, config.drain).collect();
         let subnets = subnets(network).collect();
+        plan.strays = strays(snapshot, network, &plan.ways);
         plan.ingress = Some(Ingress { netns, subnets, ports, alive, draining, masquerade });
     }
     (plan, notes)
+}
+
+/// No mesh: whatever of it is there is to go.
+fn none(snapshot: &Snapshot) -> Plan {
+    let Some((network, netns)) = ingress_of(snapshot) else { return Plan::default() };
+    let ingress = Ingress {
+        netns,
+        subnets: subnets(network).collect(),
+        ports: BTreeMap::new(),
+        alive: BTreeSet::new(),
+        draining: BTreeMap::new(),
+        masquerade: false,
+    };
+    let strays = strays(snapshot, network, &BTreeMap::new());
+    Plan { ingress: Some(ingress), strays, ..Plan::default() }
 }
 
 /// Tasks on a network that may hold connections.
@@ -272,6 +288,21 @@ fn ways(snapshot: &Snapshot, ingress: &Network, notes: &mut Notes) -> BTreeMap<S
         Some((sandbox.id.clone(), Way { name, netns, cookie, own, routers: routers.clone() }))
     };
     snapshot.sandboxes().filter_map(way).collect()
+}
+
+/// The local namespaces on the ingress network that are none of `ways`.
+fn strays(
+    snapshot: &Snapshot,
+    ingress: &Network,
+    ways: &BTreeMap<SandboxId, Way>,
+) -> BTreeMap<SandboxId, Aside> {
+    let on = |it: &&Sandbox| it.networks.iter().any(|it| it.network == ingress.id);
+    let strays = snapshot.sandboxes().filter(on).filter(|it| !ways.contains_key(&it.id));
+    let stray = |it: &Sandbox| {
+        let (name, netns, cookie) = (it.name.clone(), it.netns.clone(), it.cookie);
+        (it.id.clone(), Aside { name, netns, cookie })
+    };
+    strays.map(stray).collect()
 }
 
 /// A task's IPv4 addresses on a network.

@@ -22,8 +22,9 @@ use registry::balance_spec::Bind;
 use registry::model::Protocol;
 
 use super::Goal;
-use super::balance::{FLAG, number};
+use super::balance::number;
 use super::error::MeshError;
+use super::gate::PROVOKING;
 use super::plan::{Ground, Ingress, Plan, Port, Published};
 use crate::sandbox::open;
 
@@ -55,7 +56,7 @@ pub(crate) fn cut(
         dead.extend(outer_ends(&host, own, &cut)?);
     }
     dead.extend(cut_on_host(goal, before, &host)?);
-    let told = provoke(&host, FLAG, &dead)?;
+    let told = provoke(&host, PROVOKING, &dead)?;
     if told > 0 {
         tracing::info!(connections = told, "told clients of the mesh that their tasks are gone");
     }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use kernel::netns::Netns;
@@ -19,10 +20,11 @@ use super::compile::Enabled;
 use super::error::MeshError;
 use super::gate;
 use super::ground::{self, Doorway};
-use super::laid::{LOOK, Laid, Layout};
+use super::laid::{self, LOOK, Laid, Layout};
 use super::leading::{Leading, Others};
 use super::path::clear;
 use super::plan::{Ingress, Plan, Port};
+use super::rival::{Leader, Rival, Scene};
 use super::sysctls::{Need, Sysctls};
 use super::{Goal, cut, firewall};
 use crate::sandbox::open;
@@ -43,6 +45,8 @@ pub(crate) struct Doors {
     /// Where nothing of ours is, for sure: neither a portolan before this one left something, nor
     /// did an attempt to remove it fail.
     bare: Bare,
+    /// Whether the engine's own mesh leads.
+    rival: Rival,
     /// Whether the engine's firewall lets the mesh pass, and when it was looked at: that runs
     /// programs, which wait for whoever else changes rules.
     firewall: Option<(bool, Instant)>,
@@ -89,7 +93,7 @@ impl Doors {
         &mut self,
         goal: &Goal,
         last: &Goal,
-        enabled: Enabled,
+        leader: Leader,
         sysctls: &Sysctls,
         now: Instant,
     ) -> Report {
@@ -100,14 +104,14 @@ impl Doors {
         let foreign = self.host.as_ref().is_some_and(Laid::is_doubted)
             || self.firewall.is_some_and(|(_, looked)| due(looked));
         let published = plan.ingress.as_ref().filter(|it| !it.ports.is_empty());
-        let inside = match published.map(|it| self.inside(it, enabled, sysctls, now)) {
-            Some(Ok(Some((doorway, changes)))) => {
+        if published.is_some() && leader == Leader::Engine {
+            engine_has_it(&mut report.notes);
+        }
+        let led = published.filter(|_| leader == Leader::Portolan);
+        let inside = match led.map(|it| self.inside(it, sysctls, now)) {
+            Some(Ok((doorway, changes))) => {
                 report.changes += changes;
-                published.zip(Some(doorway))
-            }
-            Some(Ok(None)) => {
-                engine_has_it(&mut report.notes);
-                None
+                led.zip(Some(doorway))
             }
             Some(Err(error)) => {
                 report.failures.push(("engine's doorway", error));
@@ -120,7 +124,9 @@ impl Doors {
             Ok(changes) => report.changes += changes,
             Err(error) => report.failures.push(("host", error)),
         }
+        let undecided = published.is_some() && leader == Leader::Nobody;
         if inside.is_none()
+            && !undecided
             && let Some(ingress) = plan.ingress.as_ref().or(last.plan.ingress.as_ref())
         {
             match self.leave_doorway(&ingress.netns, sysctls) {
@@ -138,20 +144,42 @@ impl Doors {
         report
     }
 
-    /// The engine's doorway; `None`: the engine's own mesh works there, and it is left alone.
+    /// Who leads the published ports of `plan` through the doorway.
+    pub(crate) fn leader(&mut self, plan: &Plan, enabled: Enabled, now: Instant) -> Leader {
+        let published = plan.ingress.as_ref().filter(|it| !it.ports.is_empty());
+        let Some(ingress) = published.filter(|_| enabled == Enabled::Auto) else {
+            return Leader::Portolan;
+        };
+        // Who cannot look into it cannot lead either, and then says why.
+        self.look_for_rival(ingress, now).unwrap_or(Leader::Portolan)
+    }
+
+    fn look_for_rival(&mut self, ingress: &Ingress, now: Instant) -> Result<Leader, MeshError> {
+        let Some(netns) = open(&ingress.netns, None)? else { return Err(MeshError::NotConnected) };
+        let doorway = netns.cookie()?;
+        if let Some(leader) = self.rival.decided(doorway) {
+            return Ok(leader);
+        }
+        let ours = laid::is_there(&netns)?;
+        let tasks = ingress.ports.values().any(|it| !it.slots.is_empty());
+        let scene = Scene { doorway, ipvs: ground::ipvs(&netns)?, ours, tasks };
+        Ok(self.rival.decide(scene, now))
+    }
+
+    /// How long until it may be clearer who leads.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.rival.next()
+    }
+
     fn inside(
         &mut self,
         ingress: &Ingress,
-        enabled: Enabled,
         sysctls: &Sysctls,
         now: Instant,
-    ) -> Result<Option<(Doorway, usize)>, MeshError> {
+    ) -> Result<(Doorway, usize), MeshError> {
         let Some(netns) = open(&ingress.netns, None)? else {
             return Err(MeshError::NotConnected);
         };
-        if enabled == Enabled::Auto && ground::engine_forwards(&netns)? {
-            return Ok(None);
-        }
         let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
         let [outer, inner] = doorway.devices.clone();
         let forward = Need::Value("ipv4/ip_forward".to_owned(), "1");
@@ -167,7 +195,7 @@ impl Doors {
         let (laid, more) = Laid::lay(&netns, known, &Layout { wanted, frame: &frame }, now)?;
         self.doorway = Some(Inside { laid, inode });
         changes += more;
-        Ok(Some((doorway, changes)))
+        Ok((doorway, changes))
     }
 
     /// The host's own namespace.
@@ -193,7 +221,7 @@ impl Doors {
         self.unseen.retain(|it| leading.leads(*it));
         unseen(&self.unseen, notes);
         let devices = ground::devices(&host, &leading.networks())?;
-        let mut needs = vec![Need::Value("ipv4/ip_forward".to_owned(), "1")];
+        let mut needs = vec![Need::Kept("ipv4/ip_forward", "1")];
         needs.extend(
             devices.iter().map(|it| Need::Value(format!("ipv4/conf/{it}/route_localnet"), "1")),
         );

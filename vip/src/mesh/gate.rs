@@ -18,7 +18,7 @@
 //!                       ip saddr 127.0.0.0/8 masquerade
 //!                       ip saddr INGRESS ip daddr NETWORK masquerade
 //!                       ip saddr NETWORK ip daddr NETWORK masquerade }
-//!   chain unseen      { type filter hook output priority -300; meta mark & FLAG notrack }
+//!   chain unseen      { type filter hook output priority -300; meta mark PROVOKING notrack }
 //!   chain straight    { type filter hook output priority 0; oifname BRIDGE icmp type redirect drop }
 //!   chain guard       { type filter hook prerouting priority -150; iifname BRIDGE ip daddr 127.0.0.0/8 drop }
 //! }
@@ -86,7 +86,8 @@ impl Host {
         let unseen = hook(ChainKind::Filter, HookPoint::Output, BEFORE_CONNTRACK);
         ruleset.base("unseen", unseen);
         let mark = Expr::Meta { key: MetaKey::Mark, to: 0 };
-        ruleset.rule("unseen", [flag_is(mark, CmpOp::Ne), vec![Expr::Notrack]].concat());
+        let ours = Expr::Cmp { op: CmpOp::Eq, from: 0, data: PROVOKING.to_ne_bytes().to_vec() };
+        ruleset.rule("unseen", vec![mark, ours, Expr::Notrack]);
         ruleset.base(STRAIGHT, hook(ChainKind::Filter, HookPoint::Output, 0));
         ruleset.base("guard", hook(ChainKind::Filter, HookPoint::Prerouting, BEFORE_TRANSLATION));
         for device in &self.devices {
@@ -325,6 +326,9 @@ fn network(offset: u32, op: CmpOp, net: Ipv4Net) -> Vec<Expr> {
         Expr::Cmp { op, from: 0, data: net.network().octets().to_vec() },
     ]
 }
+
+/// The mark of packets that make clients speak. All of it is compared: single bits are others' too.
+pub(crate) const PROVOKING: u32 = FLAG | 0xd7;
 
 const STRAIGHT: &str = "straight";
 const GATE: &str = "gate";

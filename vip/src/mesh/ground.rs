@@ -15,6 +15,7 @@ use kernel::route::{self, RouteError};
 
 use super::balance::number;
 use super::plan::Port;
+use super::rival::Ipvs;
 
 /// The engine's namespace for the mesh, as it is connected.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,14 +58,15 @@ pub(crate) fn doorway(netns: &Netns, ingress: &[Ipv4Net]) -> Result<Option<Doorw
     }))
 }
 
-/// Whether the engine's own mesh forwards: its IPVS has services by mark in the doorway.
-pub(crate) fn engine_forwards(doorway: &Netns) -> Result<bool, NetnsError> {
+/// What of IPVS is to be seen in the doorway: the engine's has services by mark.
+pub(crate) fn ipvs(doorway: &Netns) -> Result<Ipvs, NetnsError> {
     doorway.run(|| {
-        let mut text = String::new();
-        let opened = File::open("/proc/thread-self/net/ip_vs");
         // Without IPVS there is no such file.
-        opened.is_ok_and(|it| it.take(MOST_BYTES).read_to_string(&mut text).is_ok())
-            && text.lines().any(|it| it.starts_with("FWM"))
+        let Ok(file) = File::open("/proc/thread-self/net/ip_vs") else { return Ipvs::Absent };
+        let mut text = String::new();
+        let read = file.take(MOST_BYTES).read_to_string(&mut text).is_ok();
+        let forwards = read && text.lines().any(|it| it.starts_with("FWM"));
+        if forwards { Ipvs::Forwards } else { Ipvs::Idle }
     })
 }
 

@@ -15,6 +15,7 @@ use super::error::MeshError;
 use super::gate::{self, Host};
 use super::ground;
 use super::plan::{Ingress, Plan, Port};
+use super::rival::Ipvs;
 use super::table::{self, Ruleset};
 use crate::sandbox::open;
 
@@ -35,11 +36,9 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         let Some(netns) = open(&ingress.netns, None)? else {
             return Err(MeshError::NotConnected);
         };
-        let seen = led(
-            &netns,
-            &gate::doorway([0; 4].into(), Ipv4Net::default(), &Balancing::of_all_kinds()),
-        )?;
-        if seen.is_none() && enabled == Enabled::Auto && ground::engine_forwards(&netns)? {
+        let frame = |it: &Balancing| gate::doorway([0; 4].into(), Ipv4Net::default(), it);
+        let seen = led(&netns, &frame, plan)?;
+        if seen.is_none() && enabled == Enabled::Auto && ground::ipvs(&netns)? != Ipvs::Absent {
             return Ok(Vec::new());
         }
         let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
@@ -48,7 +47,7 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         let led = ingress.ports.iter().filter(|(port, it)| !it.is_proxied(**port));
         wanted.extend(led.map(|(port, _)| (*port, through(port))));
     }
-    let seen = led(&host, &Host::default().ruleset(&Balancing::of_all_kinds()))?;
+    let seen = led(&host, &|it: &Balancing| Host::default().ruleset(it), plan)?;
     let missing = wanted.keys().filter(|it| seen.as_ref().is_none_or(|led| !led.contains_key(it)));
     let missing: BTreeSet<Port> = missing.copied().collect();
     let occupied = ground::occupied(&host, &missing)?;
@@ -65,10 +64,18 @@ fn inside(ingress: &Ingress) -> Led {
     slots.map(|(port, it)| (*port, it.led(*port).iter().copied().collect())).collect()
 }
 
-/// Where the table in a namespace leads; `None`: there is none like `form`.
-fn led(netns: &Netns, form: &Ruleset) -> Result<Option<Led>, MeshError> {
+/// Where the table in a namespace leads; `None`: there is none like `frame` makes.
+fn led(
+    netns: &Netns,
+    frame: &dyn Fn(&Balancing) -> Ruleset,
+    plan: &Plan,
+) -> Result<Option<Led>, MeshError> {
     let mut socket = Socket::open(netns)?;
-    let seen = table::read(&mut socket, form)?;
+    let ports = plan.ports().map(|(port, it)| (*port, it.slots.as_slice(), it.affinity));
+    let seen = match table::read(&mut socket, &frame(&Balancing::of_all_kinds().next(ports))) {
+        Err(error) if error.is_too_long() => None,
+        read => read?,
+    };
     Ok(seen.map(|seen| {
         let balancing = Balancing::seen(&seen);
         balancing.slots().map(|(port, slots)| (port, slots.iter().copied().collect())).collect()

@@ -70,8 +70,17 @@ impl Laid {
             Some(laid) => (laid.socket, laid.ear),
             None => (Socket::open(netns)?, Ear::Deaf),
         };
-        let ear = if ear.hears() { ear } else { Ear::open(netns, &socket) };
-        let seen = table::read(&mut socket, &(layout.frame)(&Balancing::of_all_kinds()))?;
+        let mut ear = if ear.hears() { ear } else { Ear::open(netns, &socket) };
+        let kinds = Balancing::of_all_kinds().next(layout.wanted.iter().copied());
+        let seen = match table::read(&mut socket, &(layout.frame)(&kinds)) {
+            Err(error) if error.is_too_long() => {
+                tracing::warn!(?netns, "somebody filled the mesh's table; it is made anew");
+                socket = Socket::open(netns)?;
+                ear = Ear::open(netns, &socket);
+                None
+            }
+            read => read?,
+        };
         let balancing = seen.as_ref().map(Balancing::seen).unwrap_or_default();
         let ruleset = (layout.frame)(&balancing);
         if seen.is_some_and(|it| ruleset.is_seen_in(&it)) {
@@ -146,6 +155,11 @@ impl Ear {
             Self::Watched(watch) => watch.hears(),
         }
     }
+}
+
+/// Whether a table of our name is in a namespace.
+pub(crate) fn is_there(netns: &Netns) -> Result<bool, NftError> {
+    table::is_there(&mut Socket::open(netns)?)
 }
 
 /// Removes our table from a namespace; gives whether there was one.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::error::MeshError;
 use super::laid::{self, LOOK, Laid, Layout};
-use super::plan::Way;
+use super::plan::{Aside, Way};
 use super::sysctls::{Need, Sysctls};
 use super::way;
 use crate::sandbox::open;
@@ -46,6 +46,16 @@ impl Path {
     pub(crate) fn is_content(&self, way: &Way, now: Instant) -> bool {
         let settled = self.whole && !self.laid.is_doubted();
         settled && self.way == *way && now.saturating_duration_since(self.visited) < LOOK
+    }
+
+    /// Whether it was on this way the last time.
+    pub(crate) fn is_on(&self, way: &Way) -> bool {
+        self.way == *way
+    }
+
+    /// Its namespace.
+    pub(crate) fn aside(&self) -> Aside {
+        Aside { cookie: Some(self.cookie), ..self.way.aside() }
     }
 
     /// Its table.
@@ -117,6 +127,18 @@ pub(crate) fn leave(mut path: Path, sysctls: &Sysctls) -> Visit {
             path.laid.doubt();
             Visit { path: Some(path), changes: 0, failure: Some(failure) }
         }
+    }
+}
+
+/// Removes all of ours from a namespace of which nothing is known.
+pub(crate) fn clear_aside(aside: &Aside, sysctls: &Sysctls) -> Visit {
+    let cleared = || match open(&aside.netns, aside.cookie)? {
+        Some(netns) => clear(&netns, netns.cookie()?, sysctls),
+        None => Ok(aside.cookie.map_or(Ok(()), |it| sysctls.forget(it)).map(|()| 0)?),
+    };
+    match cleared() {
+        Ok(changes) => Visit { changes, ..Visit::default() },
+        Err(failure) => Visit { failure: Some(failure), ..Visit::default() },
     }
 }
 

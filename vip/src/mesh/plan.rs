@@ -32,6 +32,8 @@ pub struct Plan {
     pub bridges: BTreeSet<Bridge>,
     /// The namespaces of local tasks, by which way their replies leave.
     pub ways: BTreeMap<SandboxId, Way>,
+    /// Local namespaces on the ingress network in which nothing of the mesh is wanted.
+    pub strays: BTreeMap<SandboxId, Aside>,
 }
 
 /// Swarm's ingress network on this node.
@@ -96,6 +98,17 @@ pub struct Bridge {
     pub internal: bool,
 }
 
+/// A local namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Aside {
+    /// What users call it.
+    pub name: String,
+    /// Its path.
+    pub netns: PathBuf,
+    /// Its cookie, when the source knew it.
+    pub cookie: Option<u64>,
+}
+
 /// How a local task's replies find the node that their request came through.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Way {
@@ -110,6 +123,14 @@ pub struct Way {
     /// The nodes' ends of the ingress network, numbered: the number is in the marks of
     /// connections, so it stays with its node.
     pub routers: BTreeMap<u32, Ipv4Addr>,
+}
+
+impl Way {
+    /// Its namespace.
+    pub(crate) fn aside(&self) -> Aside {
+        let (name, netns, cookie) = (self.name.clone(), self.netns.clone(), self.cookie);
+        Aside { name, netns, cookie }
+    }
 }
 
 impl Plan {

@@ -3,11 +3,12 @@
 //! Invariants
 //! - *written down first*: what a sysctl was is on disk before it changes, so that it can be put
 //!   back by whoever comes after a portolan that died;
-//! - *ours only*: a value is put back only where it still is what we made it;
+//! - *ours only*: a value is put back only where it still is what we made it, and forwarding on the
+//!   host never: whoever else relies on it by now did not say so;
 //! - *right place*: a namespace is named by its cookie, which no other has until the next boot; the
 //!   file names the boot as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub(crate) struct Sysctls {
     path: PathBuf,
-    changed: Mutex<BTreeMap<Place, Change>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    changed: BTreeMap<Place, Change>,
+    /// Namespaces that this process has had to do with.
+    met: BTreeSet<u64>,
 }
 
 /// Why a sysctl is not as it has to be.
@@ -54,6 +62,8 @@ struct Change {
 pub(crate) enum Need {
     /// This value.
     Value(String, &'static str),
+    /// This value, and for good.
+    Kept(&'static str, &'static str),
     /// The reverse path filter of this interface must not be strict: 2 where it, or the one for
     /// all interfaces, is 1. The kernel takes the greater of the two.
     Loose(String),
@@ -64,8 +74,8 @@ impl Sysctls {
     /// taken for none: it would be of an unknown boot.
     pub(crate) fn load(state_dir: &Path) -> Self {
         let path = state_dir.join(NAME);
-        let changed = Mutex::new(read(&path).unwrap_or_default());
-        Self { path, changed }
+        let changed = read(&path).unwrap_or_default();
+        Self { path, state: Mutex::new(State { changed, ..State::default() }) }
     }
 
     /// Makes them so; gives how many were changed.
@@ -75,55 +85,75 @@ impl Sysctls {
         cookie: u64,
         needs: &[Need],
     ) -> Result<usize, SysctlsError> {
-        let mut count = 0;
-        for need in needs {
-            let Some((name, was, now)) = need.missing(netns)? else { continue };
-            self.remember((cookie, name.clone()), was, now)?;
-            sysctl::write(netns, &name, now)?;
-            count += 1;
+        let missing = needs.iter().filter_map(|it| it.missing(netns).transpose());
+        let missing: Vec<Missing> = missing.collect::<Result<_, _>>()?;
+        self.remember(cookie, missing.iter().filter(|it| !it.for_good))?;
+        for Missing { name, now, .. } in &missing {
+            sysctl::write(netns, name, now)?;
         }
-        Ok(count)
+        Ok(missing.len())
     }
 
     /// Puts back all that was changed in this namespace; gives how many were.
     pub(crate) fn release(&self, netns: &Netns, cookie: u64) -> Result<usize, SysctlsError> {
         let mut count = 0;
-        let mut changed = self.lock();
-        let here: Vec<_> = changed.keys().filter(|it| it.0 == cookie).cloned().collect();
-        for place in here {
-            let Some(change) = changed.get(&place).cloned() else { continue };
-            if sysctl::read(netns, &place.1)?.as_ref() == Some(&change.now) {
-                sysctl::write(netns, &place.1, &change.was)?;
+        let mut state = self.lock();
+        state.met.insert(cookie);
+        let here = state.changed.iter().filter(|it| it.0.0 == cookie);
+        for ((_, name), change) in here {
+            if sysctl::read(netns, name)?.as_ref() == Some(&change.now) {
+                sysctl::write(netns, name, &change.was)?;
                 count += 1;
             }
-            changed.remove(&place);
-            if let Err(error) = self.store(&changed) {
-                // It is still written down, and the next time it is seen to again.
-                changed.insert(place, change);
-                return Err(error);
-            }
         }
+        // Until it is no longer written down, it is seen to again.
+        self.retain(&mut state, |it| it != cookie)?;
         Ok(count)
     }
 
     /// Forgets a namespace that is gone.
     pub(crate) fn forget(&self, cookie: u64) -> Result<(), SysctlsError> {
-        let mut changed = self.lock();
-        let before = changed.len();
-        changed.retain(|place, _| place.0 != cookie);
-        if changed.len() == before { Ok(()) } else { self.store(&changed) }
+        self.retain(&mut self.lock(), |it| it != cookie)
     }
 
-    fn remember(&self, place: Place, was: String, now: &str) -> Result<(), SysctlsError> {
-        let mut changed = self.lock();
-        let now = now.to_owned();
-        match changed.get_mut(&place) {
-            // Somebody turned it back; what it was before us stays what it was.
-            Some(known) if known.now == now => return Ok(()),
-            Some(known) => known.now = now,
-            None => drop(changed.insert(place, Change { was, now })),
+    /// Forgets the namespaces that a portolan before this one changed, and that this one has not met:
+    /// they are gone.
+    pub(crate) fn forget_strangers(&self) -> Result<(), SysctlsError> {
+        let mut state = self.lock();
+        let met = state.met.clone();
+        self.retain(&mut state, |it| met.contains(&it))
+    }
+
+    fn retain(&self, state: &mut State, keep: impl Fn(u64) -> bool) -> Result<(), SysctlsError> {
+        if state.changed.keys().all(|it| keep(it.0)) {
+            return Ok(());
         }
-        self.store(&changed)
+        let mut changed = state.changed.clone();
+        changed.retain(|place, _| keep(place.0));
+        self.store(&changed)?;
+        state.changed = changed;
+        Ok(())
+    }
+
+    fn remember<'a>(
+        &self,
+        cookie: u64,
+        missing: impl Iterator<Item = &'a Missing>,
+    ) -> Result<(), SysctlsError> {
+        let mut state = self.lock();
+        state.met.insert(cookie);
+        let mut changed = state.changed.clone();
+        for Missing { name, was, now, .. } in missing {
+            let (was, now) = (was.clone(), (*now).to_owned());
+            // Somebody turned it back; what it was before us stays what it was.
+            let change = Change { was, now: now.clone() };
+            changed.entry((cookie, name.clone())).or_insert(change).now = now;
+        }
+        if changed != state.changed {
+            self.store(&changed)?;
+            state.changed = changed;
+        }
+        Ok(())
     }
 
     fn store(&self, changed: &BTreeMap<Place, Change>) -> Result<(), SysctlsError> {
@@ -131,29 +161,37 @@ impl Sysctls {
         write(path, changed).map_err(|source| SysctlsError::File { path: path.clone(), source })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Change>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // What it guards is whole between any two statements.
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// A sysctl that is not what it has to be.
+struct Missing {
+    name: String,
+    was: String,
+    now: &'static str,
+    for_good: bool,
+}
+
 impl Need {
-    /// Its name, what it is, and what it has to be, where that differs. A sysctl that is not there
-    /// (an interface that has just gone, an old kernel) is not missed.
-    fn missing(
-        &self,
-        netns: &Netns,
-    ) -> Result<Option<(String, String, &'static str)>, SysctlError> {
+    /// What there is to be done. A sysctl that is not there (an interface that has just gone, an old
+    /// kernel) is not missed.
+    fn missing(&self, netns: &Netns) -> Result<Option<Missing>, SysctlError> {
+        let to = |name: &str, value: &'static str, for_good| {
+            let was = sysctl::read(netns, name)?.filter(|it| it != value);
+            Ok(was.map(|was| Missing { name: name.to_owned(), was, now: value, for_good }))
+        };
         match self {
-            Self::Value(name, value) => Ok(sysctl::read(netns, name)?
-                .filter(|it| it != value)
-                .map(|was| (name.clone(), was, *value))),
+            Self::Value(name, value) => to(name, value, false),
+            Self::Kept(name, value) => to(name, value, true),
             Self::Loose(device) => {
                 let name = format!("ipv4/conf/{device}/rp_filter");
                 let Some(was) = sysctl::read(netns, &name)? else { return Ok(None) };
                 let all = sysctl::read(netns, "ipv4/conf/all/rp_filter")?.unwrap_or_default();
                 let strict = was != "2" && all != "2" && (was == "1" || all == "1");
-                Ok(strict.then_some((name, was, "2")))
+                Ok(strict.then_some(Missing { name, was, now: "2", for_good: false }))
             }
         }
     }
@@ -237,5 +275,37 @@ mod tests {
         assert_eq!(next.release(&netns, cookie).unwrap(), 1);
         assert_eq!((read("ipv4/conf/lo/rp_filter"), &*read("ipv4/ip_forward")), (before, "0"));
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_namespace_that_went_while_nobody_looked_is_forgotten_and_one_that_is_there_is_not() {
+        let dir = std::env::temp_dir().join(format!("mesh-strangers-{}", std::process::id()));
+        let [here, gone] = [(); 2].map(|()| Netns::fresh().unwrap());
+        let need = [Need::Value("ipv4/tcp_fwmark_accept".to_owned(), "1")];
+        let first = Sysctls::load(&dir);
+        for netns in [&here, &gone] {
+            assert_eq!(first.hold(netns, netns.cookie().unwrap(), &need).unwrap(), 1);
+        }
+        let next = Sysctls::load(&dir);
+        assert_eq!(next.hold(&here, here.cookie().unwrap(), &need).unwrap(), 0);
+        next.forget_strangers().unwrap();
+        let last = Sysctls::load(&dir);
+        for (netns, put_back) in [(&here, 1), (&gone, 0)] {
+            assert_eq!(last.release(netns, netns.cookie().unwrap()).unwrap(), put_back);
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_set_for_good_is_not_put_back() {
+        let dir = std::env::temp_dir().join(format!("mesh-good-{}", std::process::id()));
+        let netns = Netns::fresh().unwrap();
+        let cookie = netns.cookie().unwrap();
+        sysctl::write(&netns, "ipv4/ip_forward", "0").unwrap();
+        let sysctls = Sysctls::load(&dir);
+        let need = [Need::Kept("ipv4/ip_forward", "1")];
+        assert_eq!(sysctls.hold(&netns, cookie, &need).unwrap(), 1);
+        assert_eq!(sysctls.release(&netns, cookie).unwrap(), 0);
+        assert_eq!(&*sysctl::read(&netns, "ipv4/ip_forward").unwrap().unwrap(), "1");
     }
 }

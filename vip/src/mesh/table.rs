@@ -6,7 +6,8 @@
 //! - *elements where possible*: a table is replaced only when its rules change, and then its
 //!   connections go on, because conntrack remembers them and not the table;
 //! - *known again*: each rule carries a hash of itself, so that a table of another form, or one
-//!   that somebody changed, is seen and replaced. Reading back is bounded by what was wanted.
+//!   that somebody changed, is seen and replaced;
+//! - *bounded*: reading back ends where there is far more than was wanted, whoever put it there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -86,6 +87,13 @@ impl Ruleset {
     /// Adds a base chain.
     pub(crate) fn base(&mut self, chain: &str, hook: Hook) {
         self.chains.entry(chain.to_owned()).or_default().hook = Some(hook);
+    }
+
+    /// How much there is of whatever there is most of.
+    fn size(&self) -> usize {
+        let rules = self.chains.values().map(|it| it.rules.len()).sum();
+        let elements = self.sets.values().map(|it| it.elements.len());
+        elements.chain([rules, self.chains.len(), self.sets.len()]).max().unwrap_or_default()
     }
 
     /// The transaction that makes the table, whatever was there.
@@ -215,30 +223,36 @@ pub(crate) fn is_there(socket: &mut Socket) -> Result<bool, NftError> {
 }
 
 /// What the kernel has of our table; `None`: there is none, or it has sets that none of ours has.
+/// Where there is far more of anything than is `known`, that is an error ([`NftError::is_too_long`]),
+/// after which the socket is of no further use.
 pub(crate) fn read(socket: &mut Socket, known: &Ruleset) -> Result<Option<Seen>, NftError> {
+    socket.limit(known.size().saturating_mul(2).saturating_add(SPARE));
     if !is_there(socket)? {
         return Ok(None);
     }
     let mut seen = Seen::default();
     let names: BTreeSet<String> = socket.sets(TABLE)?.into_iter().collect();
-    for name in names {
-        if name == ALIVE {
-            seen.alive = !socket.elements(TABLE, ALIVE)?.is_empty();
-        } else if let Some(set) = known.sets.get(name.as_str()) {
-            if set.learned.is_some() {
-                seen.sets.insert(name, BTreeMap::new());
-                continue;
-            }
-            let elements = socket.elements(TABLE, &name)?;
-            let elements = elements.into_iter().map(|it| (it.key, it.value)).collect();
-            seen.sets.insert(name, elements);
-        } else {
-            return Ok(None);
-        }
+    if names.iter().any(|it| it != ALIVE && !known.sets.contains_key(it.as_str())) {
+        return Ok(None);
     }
     seen.chains = socket.chains(TABLE)?.into_iter().map(|it| (it.name, it.hook)).collect();
     for rule in socket.rules(TABLE)? {
         seen.rules.entry(rule.chain).or_default().push(rule.userdata);
     }
+    for name in names {
+        let is_learned = known.sets.get(name.as_str()).is_some_and(|it| it.learned.is_some());
+        if name == ALIVE {
+            seen.alive = !socket.elements(TABLE, ALIVE)?.is_empty();
+        } else if is_learned {
+            seen.sets.insert(name, BTreeMap::new());
+        } else {
+            let elements = socket.elements(TABLE, &name)?;
+            let elements = elements.into_iter().map(|it| (it.key, it.value)).collect();
+            seen.sets.insert(name, elements);
+        }
+    }
     Ok(Some(seen))
 }
+
+/// What a portolan before this one may have had more than is wanted now: of ports, tasks, classes.
+const SPARE: usize = 4096;

@@ -1,11 +1,11 @@
 //! What others do to the routing mesh, and what goes wrong while it is made.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use kernel::netns::Netns;
-use kernel::nft::{Batch, Family, Socket, Table};
-use kernel::sysctl;
-use vip::mesh::ClientIp;
+use kernel::nft::{Batch, Element, ElementValue, Family, Socket, Table, Verdict};
+use kernel::{route, rule, sysctl};
+use vip::mesh::{ClientIp, Enabled};
 
 use crate::mesh_support::{Manager, Place, Swarm, Text, ask, listen};
 
@@ -176,4 +176,72 @@ fn the_rule_in_the_engines_firewall_is_there_again_after_a_flush_and_goes_with_t
     assert_eq!(rules(), 1, "the flush may have been of everything");
     world.manager.make("");
     assert_eq!(rules(), 0, "this node has left the swarm");
+}
+
+#[test]
+fn ways_out_that_a_portolan_before_left_go_when_they_are_wanted_no_more() {
+    let mut world = One::new();
+    let (with, without) = (world.text(WEB), world.text(""));
+    let place = world.task.path.clone();
+    let netns = Netns::open(&place).unwrap();
+    let sysctls = || {
+        let names = ["ipv4/conf/eth0/rp_filter", "ipv4/tcp_fwmark_accept"];
+        names.map(|it| sysctl::read(&netns, it).unwrap().unwrap())
+    };
+    let before = sysctls();
+    let (masquerade, keep) = (ClientIp::Masquerade, ClientIp::Keep);
+    for (enabled, client_ip, text) in [
+        (Enabled::Auto, masquerade, &with),
+        (Enabled::Auto, keep, &without),
+        (Enabled::Off, keep, &with),
+    ] {
+        world.manager = Manager::new(&world.swarm, 0, keep);
+        world.manager.make(&with);
+        assert!(has_table(&netns) && sysctls() != before);
+        world.manager = Manager::which(&world.swarm, 0, enabled, client_ip);
+        world.manager.make(text);
+        assert!(!has_table(&netns) && rule::rules(&netns).unwrap().is_empty(), "{enabled:?}");
+        assert_eq!(sysctls(), before, "{enabled:?}");
+        let node = &world.swarm.nodes[0];
+        let stays = enabled == Enabled::Auto && client_ip == masquerade;
+        assert_eq!(has_table(&node.doorway.netns), stays, "{enabled:?}");
+        assert_eq!(world.manager.make(text), 0);
+    }
+}
+
+#[test]
+fn a_table_that_a_container_fills_is_made_anew_and_published_ports_do_not_wait_for_it() {
+    let mut world = One::new();
+    let text = world.text(WEB);
+    world.manager.make(&text);
+    let element = |number: u32| {
+        let [a, b, c, d] = number.to_be_bytes();
+        let value = ElementValue::Verdict(Verdict::Accept);
+        Element { key: vec![2, 0x66, a, b, c, d], value, timeout: None }
+    };
+    let all: Vec<_> = (0..20_000).map(element).collect();
+    change(&world.task.netns, |it| it.add_elements(TABLE, "routers", &all));
+    world.put_right(&text);
+    let left = Socket::open(&world.task.netns).unwrap().elements(TABLE, "routers").unwrap();
+    assert_eq!(left.len(), 2, "those of two nodes");
+    assert_eq!(world.call(8001), format!("web.1 sees {}", world.swarm.client.address));
+}
+
+#[test]
+fn what_could_not_be_cut_is_cut_once_it_can_be() {
+    let mut world = One::new();
+    let text = world.text(WEB);
+    world.manager.make(&text);
+    let to = (world.swarm.nodes[0].host.address, 8001);
+    let (_, mut stream) = world.swarm.client.call(to).unwrap();
+    let doorway = &world.swarm.nodes[0].doorway.netns;
+    let routes = route::routes(doorway).unwrap();
+    let default = routes.into_iter().find(|it| it.destination.prefix_len() == 0).unwrap();
+    route::delete_route(doorway, &default).unwrap();
+    let gone = Text::new(&world.swarm, 0, WEB, "").0;
+    let (outcome, _) = world.manager.try_make(&gone);
+    assert!(outcome.failures.has_errors());
+    route::add_route(doorway, &default).unwrap();
+    world.manager.make(&gone);
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }

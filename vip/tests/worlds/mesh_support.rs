@@ -385,9 +385,13 @@ pub(crate) struct Manager {
 
 impl Manager {
     pub(crate) fn new(swarm: &Swarm, node: usize, client_ip: ClientIp) -> Self {
+        Self::which(swarm, node, Enabled::Auto, client_ip)
+    }
+
+    pub(crate) fn which(swarm: &Swarm, node: usize, enabled: Enabled, client_ip: ClientIp) -> Self {
         let state_dir = swarm.dir.join(format!("state{node}"));
         let drain = Duration::from_secs(600);
-        let mesh = Mesh::new(Config { enabled: Enabled::Auto, client_ip, state_dir, drain });
+        let mesh = Mesh::new(Config { enabled, client_ip, state_dir, drain });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { mesh, runtime, host: swarm.nodes[node].host.path.clone(), generation: 0 }
     }

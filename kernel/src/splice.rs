@@ -48,6 +48,11 @@ impl Pipe {
         Ok(count)
     }
 
+    /// Octets that it can hold.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Octets in it.
     pub fn held(&self) -> usize {
         self.held

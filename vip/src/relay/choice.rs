@@ -80,9 +80,7 @@ impl Memory {
         self.failed.retain(|task, failed| {
             now.duration_since(*failed) < GRUDGE && target.slots.contains(task)
         });
-        if self.clients.len() > 0 {
-            self.clients.expire(now, |_| FORGET_AFTER);
-        }
+        self.clients.expire_oldest(now, FORGET_AFTER);
     }
 
     fn choose_any(

@@ -42,7 +42,8 @@ impl<K: Ord + Clone, V> Recent<K, V> {
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.entries.len()
     }
 
@@ -81,6 +82,21 @@ impl<K: Ord + Clone, V> Recent<K, V> {
     /// Takes out those that were not used for as long as `life` says of them.
     pub(super) fn expire(&mut self, now: Instant, mut life: impl FnMut(&V) -> Duration) -> Vec<V> {
         self.take_out(|entry| now.duration_since(entry.used) >= life(&entry.value))
+    }
+
+    /// Takes out those that were not used for `life`, the same for all, and looks at few others.
+    /// One that was used meanwhile may stay for up to twice as long.
+    pub(super) fn expire_oldest(&mut self, now: Instant, life: Duration) {
+        let over = |used: Instant| now.saturating_duration_since(used) >= life;
+        while self.queue.front().is_some_and(|it| over(it.used))
+            && let Some(first) = self.queue.pop_front()
+        {
+            match self.entries.get(&first.key).filter(|it| it.number == first.number) {
+                None => {}
+                Some(entry) if over(entry.used) => drop(self.remove(&first.key)),
+                Some(entry) => self.queue.push_back(Queued { used: entry.used, ..first }),
+            }
+        }
     }
 
     fn take_out(&mut self, mut gone: impl FnMut(&Entry<V>) -> bool) -> Vec<V> {
@@ -133,6 +149,23 @@ mod tests {
         }
         assert_eq!(table.len(), 1);
         assert!(table.queue.len() <= 8, "{}", table.queue.len());
+    }
+
+    #[test]
+    fn what_was_not_used_for_its_time_goes_without_a_look_at_the_others() {
+        let now = Instant::now();
+        let mut table = Recent::new(4);
+        for key in 0..4 {
+            table.insert(key, (), now + SECOND * key);
+        }
+        table.touch(&0, now + SECOND * 5);
+        table.expire_oldest(now + SECOND * 11, SECOND * 10);
+        let there = |table: &Recent<u32, ()>| table.entries.keys().copied().collect::<Vec<_>>();
+        assert_eq!(there(&table), [0, 2, 3], "used since, too old, and two that are not");
+        assert_eq!(table.queue.len(), 3);
+        table.expire_oldest(now + SECOND * 15, SECOND * 10);
+        assert!(there(&table).is_empty());
+        assert!(table.queue.is_empty());
     }
 
     #[test]

@@ -277,6 +277,12 @@ impl<'a> Lane<'a> {
     }
 }
 
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        self.rest();
+    }
+}
+
 enum Filled {
     Something,
     Nothing,

@@ -6,10 +6,11 @@
 //!   come back, and an unreachable task is told;
 //! - *moved at once*: when its task stops serving, or nobody listens there, a session ends, and the
 //!   client's next datagram begins another one;
-//! - *bounded*: the longest unused session gives way; of datagrams that come before a session's
-//!   socket is there, few wait.
+//! - *bounded*: the longest unused session gives way, of a client that has many its own oldest; of
+//!   datagrams that come before a session's socket is there, few wait.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -23,13 +24,43 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::gate::Gate;
+use super::limits::{self, Client, Limits};
 use super::meter::{Open, add};
 use super::plan::{Place, Target};
 use super::recent::Recent;
 use super::worker::Thread;
 
 /// The sessions of one thread.
-pub(super) struct Flows(RefCell<Recent<Key, Rc<Flow>>>);
+pub(super) struct Flows {
+    all: RefCell<Recent<Key, Rc<Flow>>>,
+    /// The sessions of each client, the oldest first.
+    clients: RefCell<BTreeMap<Client, VecDeque<Key>>>,
+    most_of_client: usize,
+    /// Sessions whose sockets are being made, and the bound of them.
+    begun: Cell<usize>,
+    most_begun: usize,
+}
+
+/// A session whose socket is being made.
+struct Beginning(Rc<Thread>);
+
+impl Beginning {
+    /// `None`: there are too many.
+    fn of(thread: &Rc<Thread>) -> Option<Self> {
+        let Flows { begun, most_begun, .. } = &thread.flows;
+        (begun.get() < *most_begun).then(|| {
+            begun.set(begun.get() + 1);
+            Self(Rc::clone(thread))
+        })
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        let begun = &self.0.flows.begun;
+        begun.set(begun.get().saturating_sub(1));
+    }
+}
 
 /// Which session a datagram belongs to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -59,13 +90,19 @@ struct Flow {
 }
 
 impl Flows {
-    pub(super) fn new(most: usize) -> Self {
-        Self(RefCell::new(Recent::new(most)))
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            all: RefCell::new(Recent::new(limits.flows)),
+            clients: RefCell::default(),
+            most_of_client: limits.flows_per_client,
+            begun: Cell::new(0),
+            most_begun: limits.flows_begun,
+        }
     }
 
     /// Ends sessions that were idle for too long.
     pub(super) fn tick(&self, now: Instant) {
-        self.0.borrow_mut().expire(now, |it| it.life()).iter().for_each(|it| it.end());
+        self.end(self.all.borrow_mut().expire(now, |it| it.life()));
     }
 
     /// Ends sessions with tasks that serve no more.
@@ -73,37 +110,68 @@ impl Flows {
         let here = |it: &Rc<Flow>| it.gate.number == gate.number;
         let rests = |it: &SocketAddr| !target.alive.contains(it) || target.resting.contains_key(it);
         let moved = |it: &Rc<Flow>| here(it) && rests(&it.task);
-        self.0.borrow_mut().remove_if(moved).iter().for_each(|it| it.end());
+        self.end(self.all.borrow_mut().remove_if(moved));
     }
 
     /// Ends all sessions of an entrance.
     pub(super) fn close(&self, gate: &Gate) {
         let here = |it: &Rc<Flow>| it.gate.number == gate.number;
-        self.0.borrow_mut().remove_if(here).iter().for_each(|it| it.end());
+        self.end(self.all.borrow_mut().remove_if(here));
+    }
+
+    /// These were taken out.
+    fn end(&self, flows: impl IntoIterator<Item = Rc<Flow>>) {
+        for flow in flows {
+            flow.end();
+            self.has_left(&flow);
+        }
     }
 
     fn find(&self, key: &Key) -> Option<Rc<Flow>> {
-        self.0.borrow_mut().touch(key, Instant::now()).map(|it| Rc::clone(it))
+        self.all.borrow_mut().touch(key, Instant::now()).map(|it| Rc::clone(it))
     }
 
     fn add(&self, flow: &Rc<Flow>) {
-        let evicted = self.0.borrow_mut().insert(flow.key, Rc::clone(flow), flow.began);
-        if let Some(evicted) = evicted {
-            evicted.end();
+        let client = flow.client();
+        let oldest = |keys: &VecDeque<Key>| {
+            (keys.len() >= self.most_of_client).then(|| keys.front().copied()).flatten()
+        };
+        let oldest = self.clients.borrow().get(&client).and_then(oldest);
+        if let Some(oldest) = oldest {
+            self.end(self.all.borrow_mut().remove(&oldest));
         }
+        self.end(self.all.borrow_mut().insert(flow.key, Rc::clone(flow), flow.began));
+        self.clients.borrow_mut().entry(client).or_default().push_back(flow.key);
     }
 
     /// Takes a session out, unless another one has its place already.
     fn forget(&self, flow: &Rc<Flow>) {
         let same = |it: &Rc<Flow>| Rc::ptr_eq(it, flow);
-        let mut flows = self.0.borrow_mut();
+        let mut flows = self.all.borrow_mut();
         if flows.touch(&flow.key, flow.began).is_some_and(|it| same(it)) {
             flows.remove(&flow.key);
+            self.has_left(flow);
+        }
+    }
+
+    fn has_left(&self, flow: &Flow) {
+        let (client, mut clients) = (flow.client(), self.clients.borrow_mut());
+        if let Some(keys) = clients.get_mut(&client) {
+            if let Some(place) = keys.iter().position(|it| *it == flow.key) {
+                keys.remove(place);
+            }
+            if keys.is_empty() {
+                clients.remove(&client);
+            }
         }
     }
 }
 
 impl Flow {
+    fn client(&self) -> Client {
+        limits::client(self.gate.place, self.key.client.ip())
+    }
+
     /// As conntrack: 30 s, or 120 s once both sides have spoken for more than two.
     fn life(&self) -> Duration {
         if self.lasting.get() { LASTING } else { IDLE }
@@ -210,6 +278,7 @@ fn begin(
     entrance: &Rc<UdpSocket>,
     key: Key,
 ) -> Option<Rc<Flow>> {
+    let beginning = Beginning::of(thread)?;
     let task = gate.choose(key.client.ip().to_canonical(), &[], &thread.dice)?;
     let counters = gate.counters();
     add(&counters.flows, 1);
@@ -225,15 +294,22 @@ fn begin(
         reader: RefCell::default(),
         _open: Open::count(&counters),
     });
-    let work = answers(Rc::clone(thread), Rc::clone(&flow), Rc::clone(entrance));
+    let work = answers(Rc::clone(thread), Rc::clone(&flow), Rc::clone(entrance), beginning);
     *flow.reader.borrow_mut() = Some(gate.spawn(work));
     thread.flows.add(&flow);
     Some(flow)
 }
 
 /// Brings a task's answers back, until the session ends.
-async fn answers(thread: Rc<Thread>, flow: Rc<Flow>, entrance: Rc<UdpSocket>) {
-    let error = match connect(&thread, &flow).await {
+async fn answers(
+    thread: Rc<Thread>,
+    flow: Rc<Flow>,
+    entrance: Rc<UdpSocket>,
+    beginning: Beginning,
+) {
+    let connected = connect(&thread, &flow).await;
+    drop(beginning);
+    let error = match connected {
         Ok(socket) => bring_back(&thread, &flow, &socket, &entrance).await,
         Err(error) => error,
     };

@@ -6,7 +6,7 @@
 //! - *no session outlives the thread*: what is left when it ends is reset;
 //! - *one session's panic is its own*.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::choice::Dice;
 use super::gate::{Gate, Sign};
-use super::limits::{Census, Limits, Ticket};
+use super::limits::{self, Census, Limits, Ticket};
 use super::meter::Counters;
 use super::plan::{Target, Way};
 use super::tcp;
@@ -62,6 +62,8 @@ pub(super) struct Thread {
     pub(super) flows: Flows,
     census: Arc<Census>,
     pipes: RefCell<Vec<Pipe>>,
+    /// Pipes in which something is under way.
+    lent: Cell<usize>,
 }
 
 struct Served {
@@ -83,34 +85,46 @@ impl Thread {
             census,
             dice: RefCell::new(Dice::new(seed)),
             burst: RefCell::new(Burst::new(BURST, udp::LONGEST)),
-            flows: Flows::new(limits.flows),
+            flows: Flows::new(&limits),
             pipes: RefCell::default(),
+            lent: Cell::new(0),
             limits,
         }
     }
 
     /// Counts a session more, unless there are too many.
     pub(super) fn admit(&self, gate: &Gate, client: IpAddr) -> Option<Ticket> {
-        // Whoever has one IPv6 address has 2^64 of them.
-        let client = match client.to_canonical() {
-            IpAddr::V6(address) => IpAddr::from((u128::from(address) >> 64 << 64).to_be_bytes()),
-            ipv4 @ IpAddr::V4(_) => ipv4,
-        };
-        self.census.admit((gate.place, client))
+        self.census.admit(limits::client(gate.place, client))
     }
 
-    /// An empty pipe.
+    /// An empty pipe, for as long as something is under way in it: larger ones while few are.
     pub(super) fn pipe(&self) -> io::Result<Pipe> {
-        let kept = self.pipes.borrow_mut().pop();
-        kept.map_or_else(|| Pipe::new(PIPE), Ok)
+        let lent = self.lent.get();
+        let pipe = match self.pipes.borrow_mut().pop().filter(|_| lent < PIPES) {
+            Some(kept) => kept,
+            None => Pipe::new(room(lent))?,
+        };
+        self.lent.set(lent + 1);
+        Ok(pipe)
     }
 
-    /// Takes a pipe back that is of no use at the moment.
+    /// Takes a pipe back.
     pub(super) fn keep(&self, pipe: Pipe) {
+        self.lent.set(self.lent.get().saturating_sub(1));
         let mut pipes = self.pipes.borrow_mut();
-        if pipe.held() == 0 && pipes.len() < PIPES {
+        if pipe.held() == 0 && pipe.size() >= PIPE && pipes.len() < PIPES {
             pipes.push(pipe);
         }
+    }
+}
+
+/// Octets that one more pipe may hold. What waits in a pipe for somebody who does not read is
+/// nobody's memory but ours: half a gigabyte at most for a thread that has all sessions.
+fn room(lent: usize) -> usize {
+    match lent {
+        0..PIPES => PIPE,
+        PIPES..MANY_PIPES => PIPE / 16,
+        _ => PAGE,
     }
 }
 
@@ -218,7 +232,24 @@ impl Gone {
 const TICK: Duration = Duration::from_secs(1);
 /// Octets that one piece may have: as much as an unprivileged process may ask for.
 const PIPE: usize = 1 << 20;
-/// Pipes kept for the next piece; two descriptors each.
+/// Pipes of that size, those included that are kept for the next piece; two descriptors each.
 const PIPES: usize = 64;
+/// Pipes of a sixteenth of that size, as pipes usually have, and those larger ones.
+const MANY_PIPES: usize = 4_096;
+/// The smallest pipe there is.
+const PAGE: usize = 4_096;
 /// Datagrams taken with one system call.
 const BURST: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_sessions_of_all_clients_who_read_nothing_hold_half_a_gigabyte() {
+        let lanes = 2 * Limits::default().connections;
+        let held: usize = (0..lanes).map(room).sum();
+        assert!(held < 512 << 20, "{} MiB", held >> 20);
+        assert_eq!((room(0), room(PIPES), room(lanes)), (1 << 20, 1 << 16, 1 << 12));
+    }
+}

@@ -3,13 +3,14 @@
 //! Always true here: all of it on loopback addresses of this machine.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use registry::model::Protocol;
 use vip::relay::{Limits, Target};
 
-use super::{Rig, Task, ask, both, datagrams, nobody, target, wait_until};
+use super::{PATIENCE, Rig, Task, ask, both, datagrams, nobody, target, wait_until};
 
 #[tokio::test]
 async fn a_client_of_datagrams_keeps_its_task_and_gets_another_at_once_when_that_stops_serving() {
@@ -76,4 +77,22 @@ async fn the_longest_unused_client_of_datagrams_gives_way() {
         assert_eq!(ask(socket, rig.entrance.address).unwrap(), "task.14");
     }
     wait_until(|| rig.count(), |it| it.open == 4 && it.flows == 20).await;
+}
+
+#[tokio::test]
+async fn a_client_of_many_datagrams_takes_nothing_from_another_one() {
+    let task = Task::new(15);
+    let limits =
+        Limits { flows: 16, flows_per_client: 2, threads: NonZeroUsize::MIN, ..Limits::default() };
+    let mut rig = Rig::with(Protocol::Udp, limits);
+    rig.make(target(&[task.address], &[])).await;
+    let other = UdpSocket::bind("127.0.0.9:0").unwrap();
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(ask(&other, rig.entrance.address).unwrap(), "task.15");
+    let sockets: Vec<_> = (0..20).map(|_| datagrams()).collect();
+    for socket in &sockets {
+        assert_eq!(ask(socket, rig.entrance.address).unwrap(), "task.15");
+    }
+    assert_eq!(ask(&other, rig.entrance.address).unwrap(), "task.15");
+    wait_until(|| rig.count(), |it| it.open == 3 && it.flows == 21).await;
 }

@@ -146,6 +146,7 @@ fn what_changes_something_is_done_for_the_socket_and_for_nobody_at_the_port() {
         "ask() { curl -s -o /run/two/body -w '%{http_code}\\n' \"$@\"; cat /run/two/body; echo; }
          ask -X POST http://127.0.0.1:9127/api/v1/dns/flush
          ask http://127.0.0.1:9127/api/v1/dns/flush
+         ask -H 'Host: evil.test:9127' http://127.0.0.1:9127/api/v1/services | head -c 3; echo
          ask --unix-socket /run/two.sock -X POST http://portolan/api/v1/dns/flush
          ask --unix-socket /run/two.sock -X POST http://portolan/api/v1/status
          PORTOLAN_SOCKET=/run/two.sock portolan dns flush",
@@ -155,6 +156,7 @@ fn what_changes_something_is_done_for_the_socket_and_for_nobody_at_the_port() {
         r#"{"error":"only GET and HEAD are understood"}"#,
         "405",
         r#"{"error":"only POST, on the admin socket, is understood"}"#,
+        "421",
         "200",
         r#"{"ok":true,"text":"forgot 0 answers and failures from outside, 0 octets\n","entries":0,"bytes":0}"#,
         "405",

@@ -2,16 +2,20 @@
 //!
 //! Invariants
 //! - *bounded*: so many askers at a time on each, and so long for a question and its answer;
-//! - *read-only*: nothing is changed by whoever reaches the port, and nothing by GET.
+//! - *read-only*: nothing is changed by whoever reaches the port, and nothing by GET;
+//! - *not for web pages*: a name that somebody else made lead to the port (DNS rebinding) is not
+//!   the port's: who reads a page on this machine does not read the registry to its author.
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -138,6 +142,11 @@ async fn respond<B>(
     rights: Rights,
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
+    if rights == Rights::Read && !is_meant(request.headers().get(HOST)) {
+        let text = "this is portolan's admin port, which has no such name; ask for it by a loopback \
+                    address or as localhost";
+        return json(StatusCode::MISDIRECTED_REQUEST, &api::error(text));
+    }
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     if *request.method() == Method::POST
         && rights == Rights::Change
@@ -173,6 +182,19 @@ async fn respond<B>(
     json(status, &value)
 }
 
+/// Whether somebody who asks so means the port, which listens on loopback only. Browsers always say
+/// whom they mean; old programs may not.
+fn is_meant(host: Option<&HeaderValue>) -> bool {
+    let Some(host) = host else { return true };
+    let Some(authority) = host.to_str().ok().and_then(|it| it.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let name = authority.host().trim_end_matches('.');
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.is_ok_and(|it| it.to_canonical().is_loopback())
+        || name.eq_ignore_ascii_case("localhost")
+}
+
 fn wrong_method(text: &str, allowed: &'static str) -> Response<Full<Bytes>> {
     let mut refusal = json(StatusCode::METHOD_NOT_ALLOWED, &api::error(text));
     refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
@@ -188,4 +210,25 @@ fn body(status: StatusCode, kind: &'static str, text: String) -> Response<Full<B
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_asked_by_loopback_names_only() {
+        let meant = |host: &str| is_meant(Some(&HeaderValue::from_str(host).unwrap()));
+        for host in
+            ["127.0.0.1:9090", "127.0.0.9", "[::1]:9090", "[::ffff:127.0.0.1]", "LocalHost."]
+        {
+            assert!(meant(host), "{host}");
+        }
+        for host in
+            ["evil.test:9090", "10.0.0.1", "localhost.evil.test", "127.0.0.1.nip.io", "", "["]
+        {
+            assert!(!meant(host), "{host}");
+        }
+        assert!(is_meant(None), "who says nothing is no browser");
+    }
 }

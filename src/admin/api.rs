@@ -133,7 +133,9 @@ async fn explain_vip(live: &Live, query: &str) -> (StatusCode, Value) {
     let (address, from) = (parameter(query, "address"), parameter(query, "from"));
     let refuse = |text: &str| (StatusCode::NOT_FOUND, error(text));
     let Some(target) = Target::parse(&address) else {
-        return refuse(&format!("`{address}` is no ADDRESS and no ADDRESS:PORT"));
+        return refuse(&format!(
+            "`{address}` is no ADDRESS, no ADDRESS:PORT and no ADDRESS:PORT/udp"
+        ));
     };
     let snapshot = Arc::clone(&live.world.borrow());
     let report = live.vip.borrow().clone();
@@ -146,8 +148,9 @@ async fn explain_vip(live: &Live, query: &str) -> (StatusCode, Value) {
     let Some(id) = known.or_else(host) else {
         return refuse(&views::no_such_sandbox(&snapshot, &from));
     };
+    let mesh = live.mesh.borrow().as_ref().map(|it| Arc::clone(&it.plan));
     let explain = move || {
-        let explanation = vip::explain(&snapshot, &report.plan, &id, target);
+        let explanation = vip::explain(&snapshot, &report.plan, mesh.as_deref(), &id, target);
         let trouble = explain::trouble(&report.outcome, &explanation.sandbox);
         explain::vip_row(&explanation, &trouble, snapshot.stale())
     };

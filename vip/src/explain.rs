@@ -11,15 +11,18 @@ mod advice;
 mod probe;
 mod subject;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use registry::Snapshot;
 use registry::id::SandboxId;
+use registry::model::Protocol;
 
 pub use self::probe::{Outcome, Probe};
 use self::subject::{Subject, subject};
 use crate::inspect::{self, Inspection, TableFound};
+use crate::mesh;
 use crate::plan::{Balance, Plan, SandboxPlan};
 
 /// Where connections to an address go. Its [`fmt::Display`] is what `portolan explain vip` prints.
@@ -43,7 +46,7 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Whether the probe got an answer.
+    /// Whether the probe got an answer, or was a datagram that nobody refused.
     pub fn is_reached(&self) -> bool {
         self.reached
     }
@@ -63,40 +66,70 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// What is asked: an address, and a port where a TCP connection is meant.
+/// What is asked: an address, and a port where a connection or a datagram is meant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Target {
     /// Whom.
     pub address: IpAddr,
-    /// At which TCP port; `None`: an echo request is sent.
+    /// At which port; `None`: an echo request is sent.
     pub port: Option<u16>,
+    /// Of which protocol; `None`: what the port is known for, otherwise TCP.
+    pub protocol: Option<Protocol>,
 }
 
 impl Target {
-    /// Reads `ADDRESS` or `ADDRESS:PORT`, IPv6 with a port in brackets.
+    /// Reads `ADDRESS`, `ADDRESS:PORT` or `ADDRESS:PORT/PROTOCOL`, IPv6 with a port in brackets.
     pub fn parse(text: &str) -> Option<Self> {
-        let whole = text.parse().ok().map(|address| Self { address, port: None });
-        whole.or_else(|| {
-            let socket: SocketAddr = text.parse().ok()?;
-            (socket.port() > 0).then(|| Self { address: socket.ip(), port: Some(socket.port()) })
-        })
+        let (socket, protocol) = match text.split_once('/') {
+            None => (text, None),
+            Some((socket, "tcp")) => (socket, Some(Protocol::Tcp)),
+            Some((socket, "udp")) => (socket, Some(Protocol::Udp)),
+            Some(_) => return None,
+        };
+        if protocol.is_none()
+            && let Ok(address) = text.parse()
+        {
+            return Some(Self { address, port: None, protocol });
+        }
+        let socket: SocketAddr = socket.parse().ok()?;
+        let (address, port) = (socket.ip(), Some(socket.port()));
+        (socket.port() > 0).then_some(Self { address, port, protocol })
+    }
+
+    /// The same with the protocol said, if it has a port: UDP where only UDP is known there.
+    fn settled(self, subject: &Subject<'_>) -> Self {
+        let Some(port) = self.port else { return self };
+        let knows = |protocol| subject.knows(port, protocol);
+        let only_udp = knows(Protocol::Udp) && !knows(Protocol::Tcp);
+        let likely = if only_udp { Protocol::Udp } else { Protocol::Tcp };
+        Self { protocol: Some(self.protocol.unwrap_or(likely)), ..self }
+    }
+
+    /// Port and protocol.
+    fn service_port(&self) -> Option<(u16, Protocol)> {
+        self.port.map(|it| (it, self.protocol.unwrap_or(Protocol::Tcp)))
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
-            Some(port) => SocketAddr::new(self.address, port).fmt(f),
-            None => self.address.fmt(f),
+            Some(port) => SocketAddr::new(self.address, port).fmt(f)?,
+            None => self.address.fmt(f)?,
+        }
+        match self.protocol {
+            Some(Protocol::Udp) => f.write_str("/udp"),
+            Some(Protocol::Tcp) | None => Ok(()),
         }
     }
 }
 
-/// Where `target` leads from `sandbox`. Enters the sandbox and sends one probe: takes up to
-/// [`probe::WAIT`].
+/// Where `target` leads from `sandbox`; `mesh`: what is published on this node, where portolan does
+/// that. Enters the sandbox and sends one probe: takes up to [`probe::WAIT`].
 pub fn explain(
     snapshot: &Snapshot,
     plan: &Plan,
+    mesh: Option<&mesh::Plan>,
     sandbox: &SandboxId,
     target: Target,
 ) -> Explanation {
@@ -111,7 +144,13 @@ pub fn explain(
         "not known: this sandbox is not served; see `portolan status`".clone_into(&mut told.what);
         return told;
     };
-    let subject = subject(snapshot, plan, sandbox, target.address);
+    let mut subject = subject(snapshot, plan, sandbox, target.address);
+    if let (Subject::Nobody, Some(mesh)) = (subject, mesh) {
+        let own = subject::own_addresses();
+        subject = subject::published(snapshot, mesh, target, &own).unwrap_or(subject);
+    }
+    let target = target.settled(&subject);
+    told.target = target.to_string();
     told.what = subject.in_words(snapshot);
     told.tasks = subject.tasks(snapshot);
     let seen = inspect::inspect(place);
@@ -121,7 +160,12 @@ pub fn explain(
         Err(error) => told.kernel.push(format!("cannot be looked at: {error}")),
     }
     let probe = probe::probe(place, target);
-    told.reached = probe.outcome == Outcome::Answered;
+    told.reached = match probe.outcome {
+        Outcome::Answered => true,
+        // To most servers an empty datagram says nothing.
+        Outcome::Silent => target.protocol == Some(Protocol::Udp),
+        Outcome::Refused | Outcome::Failed(_) => false,
+    };
     told.probe = probe.in_words(snapshot, &subject);
     told.advice = advice::advice(snapshot, &subject, &probe, target);
     told
@@ -140,7 +184,10 @@ fn kernel(
             TableFound::Nothing => "nft: there is no table `portolan_vip`".to_owned(),
             TableFound::Strange(what) => format!("nft: `portolan_vip` is not portolan's: {what}"),
             TableFound::Relayed => {
-                format!("userspace: {}", crate::relay::sandbox::in_words(balance, target.port))
+                format!(
+                    "userspace: {}",
+                    crate::relay::sandbox::in_words(balance, target.service_port())
+                )
             }
             TableFound::Ours { alive: false, .. } => {
                 "nft: `portolan_vip` has switched itself off".to_owned()
@@ -152,6 +199,15 @@ fn kernel(
         });
         let through = place.routes.iter().find(|it| it.block.contains(&target.address));
         lines.extend(through.map(|it| format!("route: {it}")));
+    }
+    if let Subject::Published { published, here, .. } = subject {
+        let tasks: BTreeSet<_> = published.slots.iter().collect();
+        let places = listed(tasks.iter(), MOST_TASKS);
+        lines.push(match (here, tasks.is_empty()) {
+            (true, false) => format!("mesh: this node leads new connections to {places}"),
+            (true, true) => "mesh: refused, because no task serves".to_owned(),
+            (false, _) => "mesh: led by that node's own tables, which can be seen there".to_owned(),
+        });
     }
     lines.extend(seen.differences.iter().map(|it| format!("differs from the plan: {it}")));
     let astray = seen.astray.iter().filter(|it| it.original_destination == target.address);
@@ -171,7 +227,7 @@ fn rule(held: Option<&Balance>, planned: &Balance) -> String {
         Some(held) => {
             let same = if held.slots == planned.slots { "" } else { " (not as planned)" };
             let places = held.slots.len();
-            let tasks: std::collections::BTreeSet<_> = held.slots.iter().collect();
+            let tasks: BTreeSet<_> = held.slots.iter().collect();
             let tasks = listed(tasks.iter(), MOST_TASKS);
             let of = if places == 1 { "place" } else { "places" };
             format!("nft: new connections go to {tasks} ({places} {of}){same}")

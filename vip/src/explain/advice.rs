@@ -33,6 +33,16 @@ pub(super) fn advice(
             task.state
         )),
         Subject::Task { .. } => {}
+        Subject::Published { published, .. } => {
+            let name = &published.service;
+            let none = published.slots.is_empty() && !published.proxy_protocol;
+            advice.extend(none.then(|| format!("no task of {name} serves, so it is refused")));
+            let bound =
+                (!published.bind.is_empty() && probe.outcome != Outcome::Answered).then(|| {
+                    format!("{name} wants the port on some addresses only (`portolan.mesh.bind`)")
+                });
+            advice.extend(bound);
+        }
         Subject::Resting { .. } => advice
             .push("who still uses it has kept an old answer: look the name up again".to_owned()),
         Subject::Nobody => advice.push(
@@ -66,11 +76,18 @@ fn serving(snapshot: &Snapshot, service: &Service) -> Option<String> {
 
 /// Mistakes with ports that people make.
 fn port(service: &Service, target: Target) -> Option<String> {
-    let asked = target.port?;
+    let (asked, protocol) = target.service_port()?;
     let inside =
         |protocol| service.ports.iter().any(|it| (it.target, it.protocol) == (asked, protocol));
-    if inside(Protocol::Udp) && !inside(Protocol::Tcp) {
-        return Some(format!("{asked} is a UDP port of {}, and the probe is TCP", service.name));
+    let other = match protocol {
+        Protocol::Tcp => Protocol::Udp,
+        Protocol::Udp => Protocol::Tcp,
+    };
+    if inside(other) && !inside(protocol) {
+        let name = &service.name;
+        return Some(format!(
+            "{asked} is a port of {name} for {other}, and the probe is {protocol}"
+        ));
     }
     let published = service.ports.iter().find(|it| it.published == asked && it.target != asked)?;
     let known = service.ports.iter().any(|it| it.target == asked);
@@ -90,12 +107,17 @@ fn outcome(subject: &Subject<'_>, probe: &Probe, target: Target) -> Option<Strin
     if balance.slots.is_empty() {
         return None;
     }
-    match (&probe.outcome, target.port) {
-        (Outcome::Refused, Some(port)) => Some(format!(
-            "a task was reached and nothing listens on TCP port {port} there: see on which address \
+    match (&probe.outcome, target.service_port()) {
+        (Outcome::Refused, Some((port, protocol))) => Some(format!(
+            "a task was reached and nothing listens on port {port}/{protocol} there: see on which address \
              and port {} listens (0.0.0.0, not 127.0.0.1)",
             service.name
         )),
+        (Outcome::Silent, Some((_, Protocol::Udp))) => Some(
+            "nobody refused the datagram, and nobody answered it: most servers answer only what \
+             they understand"
+                .to_owned(),
+        ),
         (Outcome::Silent, _) => Some(
             "nothing came back: the task's own firewall drops it, or its node is not reached; \
              `portolan explain vip` with the task's own address tells which"

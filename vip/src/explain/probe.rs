@@ -1,16 +1,17 @@
-//! One try from inside the sandbox: a TCP connection, or an echo request.
+//! One try from inside the sandbox: a TCP connection, a datagram, or an echo request.
 //!
 //! Always true here: nothing is sent but what a client would send, and nobody waits for more than
 //! [`WAIT`].
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use kernel::conntrack;
 use kernel::echo::echo;
 use kernel::netns::Netns;
 use registry::Snapshot;
+use registry::model::Protocol;
 use tokio::time::Instant;
 
 use super::Target;
@@ -71,18 +72,38 @@ fn try_once(place: &SandboxPlan, target: Target) -> io::Result<Option<IpAddr>> {
     let netns = sandbox::open(&place.netns, place.cookie).map_err(io::Error::other)?;
     let gone = || io::Error::new(ErrorKind::NotFound, "its network namespace is gone");
     let netns = netns.ok_or_else(gone)?;
-    let Some(port) = target.port else {
+    let Some((port, protocol)) = target.service_port() else {
         return echo(&netns, target.address, WAIT).map(|()| None);
     };
     let whom = SocketAddr::new(target.address, port);
+    if protocol == Protocol::Udp {
+        return datagram(&netns, whom);
+    }
     let connected = netns.run(|| TcpStream::connect_timeout(&whom, WAIT));
     let stream = connected.map_err(io::Error::other)??;
-    Ok(led_to(&netns, &stream, whom))
+    Ok(led_to(&netns, stream.local_addr()?, whom))
 }
 
+fn datagram(netns: &Netns, whom: SocketAddr) -> io::Result<Option<IpAddr>> {
+    let any: IpAddr = match whom {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = netns.run(|| UdpSocket::bind((any, 0))).map_err(io::Error::other)??;
+    socket.set_read_timeout(Some(WAIT))?;
+    socket.connect(whom)?;
+    socket.send(if whom.port() == DNS { &ROOT_SERVERS } else { &[] })?;
+    socket.recv(&mut [0; 1])?;
+    Ok(led_to(netns, socket.local_addr()?, whom))
+}
+
+/// The port of DNS.
+const DNS: u16 = 53;
+/// Which are the root servers? (RFC 1035 section 4)
+const ROOT_SERVERS: [u8; 17] = [0x70, 0x6f, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+
 /// To whom conntrack led the connection.
-fn led_to(netns: &Netns, stream: &TcpStream, whom: SocketAddr) -> Option<IpAddr> {
-    let own = stream.local_addr().ok()?;
+fn led_to(netns: &Netns, own: SocketAddr, whom: SocketAddr) -> Option<IpAddr> {
     let flows = conntrack::flows(netns).ok()?;
     let flow = flows.iter().find(|it| {
         (it.original_source, it.original_source_port) == (own.ip(), own.port())

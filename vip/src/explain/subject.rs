@@ -1,13 +1,18 @@
-//! What an address is, seen from a sandbox. Pure.
+//! What an address is, seen from a sandbox. Pure, but for this machine's own addresses.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use kernel::netns::Netns;
+use kernel::route;
 use registry::Snapshot;
 use registry::id::{SandboxId, ServiceId};
-use registry::model::{Network, Service, ServingState, Task};
+use registry::model::{Network, Protocol, Service, ServingState, Task};
 
-use super::{MOST_TASKS, listed};
+use super::{MOST_TASKS, Target, listed};
 use crate::compile::host;
+use crate::mesh;
+use crate::mesh::plan::{Port, Published};
 use crate::plan::{Balance, Plan};
 
 /// What an address is.
@@ -21,6 +26,8 @@ pub(super) enum Subject<'a> {
     Task { task: &'a Task, network: &'a Network, foreign: bool },
     /// An address that was a service's VIP until lately.
     Resting { service: &'a str, network: &'a str },
+    /// A published port of a node.
+    Published { published: &'a Published, port: Port, node: &'a str, here: bool },
     /// Nobody's.
     Nobody,
 }
@@ -67,6 +74,33 @@ pub(super) fn subject<'a>(
     foreign.or(task).or_else(|| resting(plan, address)).unwrap_or(Subject::Nobody)
 }
 
+/// The port of a node that `target` is, if it is published. `own`: this node's addresses, of which
+/// the source may know one.
+pub(super) fn published<'a>(
+    snapshot: &'a Snapshot,
+    mesh: &'a mesh::Plan,
+    target: Target,
+    own: &BTreeSet<IpAddr>,
+) -> Option<Subject<'a>> {
+    let here = own.contains(&target.address);
+    let node = snapshot.nodes().find(|it| it.address == Some(target.address));
+    if !here && node.is_none() {
+        return None;
+    }
+    let is_meant = |port: &Port| {
+        Some(port.number) == target.port && target.protocol.is_none_or(|it| it == port.protocol)
+    };
+    let (port, published) = mesh.ports().find(|(port, _)| is_meant(port))?;
+    let node = if here { "this node" } else { node.map_or("", |it| &it.name) };
+    Some(Subject::Published { published, port: *port, node, here })
+}
+
+/// This machine's own addresses, as far as they can be seen.
+pub(super) fn own_addresses() -> BTreeSet<IpAddr> {
+    let seen = Netns::this().ok().and_then(|it| route::addresses(&it).ok());
+    seen.into_iter().flatten().map(|(_, it)| it.addr()).collect()
+}
+
 fn resting(plan: &Plan, address: IpAddr) -> Option<Subject<'_>> {
     plan.leases.blocks.values().find_map(|block| {
         let mut leases = block.leases.iter();
@@ -82,7 +116,18 @@ impl Subject<'_> {
         match self {
             Self::Vip { service, .. } | Self::Foreign { service, .. } => Some(&service.id),
             Self::Task { task, .. } => task.service.as_ref(),
-            Self::Resting { .. } | Self::Nobody => None,
+            Self::Published { .. } | Self::Resting { .. } | Self::Nobody => None,
+        }
+    }
+
+    /// Whether the port is known to be one of that protocol.
+    pub(super) fn knows(&self, port: u16, protocol: Protocol) -> bool {
+        match self {
+            Self::Vip { balance, .. } => balance.ports.contains(&(port, protocol)),
+            Self::Published { port: there, .. } => {
+                (there.number, there.protocol) == (port, protocol)
+            }
+            Self::Foreign { .. } | Self::Task { .. } | Self::Resting { .. } | Self::Nobody => false,
         }
     }
 
@@ -108,6 +153,16 @@ impl Subject<'_> {
             Self::Resting { service, network } => {
                 format!("no VIP now: it was {service}'s on {network} and rests")
             }
+            Self::Published { published, port, node, .. } => {
+                let (alive, resting) = (published.alive.len(), published.resting.len());
+                let serving = alive.saturating_sub(resting);
+                let tasks = if alive == 1 { "task" } else { "tasks" };
+                let service = &published.service;
+                format!(
+                    "port {port} of {node}, published by {service}, {serving} of {alive} {tasks} \
+                     serving"
+                )
+            }
             Self::Nobody => "nobody's that portolan knows".to_owned(),
         }
     }
@@ -119,6 +174,7 @@ impl Subject<'_> {
                 (service, network)
             }
             Self::Task { task, network, .. } => return vec![line(task, network)],
+            Self::Published { published, .. } => return behind(snapshot, published),
             Self::Resting { .. } | Self::Nobody => return Vec::new(),
         };
         let mut tasks: Vec<_> = snapshot
@@ -131,6 +187,28 @@ impl Subject<'_> {
         let more = (more > 0).then(|| format!("and {more} more tasks"));
         lines.chain(more).collect()
     }
+}
+
+/// The tasks behind a published port, with the port at which they are asked.
+fn behind(snapshot: &Snapshot, published: &Published) -> Vec<String> {
+    let mut lines = Vec::new();
+    for address in &published.alive {
+        let has = |it: &&Task| {
+            let mut places = it.networks.values();
+            it.state != ServingState::Stopped
+                && places.any(|place| place.addresses.contains(&IpAddr::V4(*address)))
+        };
+        let task = snapshot.tasks().find(has);
+        let name = task.map_or("a task that is not known", |it| &it.name);
+        let state = task.map_or(ServingState::Starting, |it| it.state);
+        let reason = task.map(|it| it.reason.as_str()).filter(|it| !it.is_empty());
+        let reason = reason.map(|it| format!(" ({it})")).unwrap_or_default();
+        lines.push(format!("{name} {address}:{}: {state}{reason}", published.target));
+    }
+    let more = lines.len().saturating_sub(MOST_TASKS);
+    lines.truncate(MOST_TASKS);
+    lines.extend((more > 0).then(|| format!("and {more} more tasks")));
+    lines
 }
 
 /// Tasks that are not gone, and those that serve.

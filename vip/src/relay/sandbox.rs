@@ -51,15 +51,15 @@ fn target(balance: &Balance, port: u16, dial: Place, drain: Duration) -> Target 
 }
 
 /// What becomes of a connection to a port of a VIP where VIPs are relayed, in words.
-pub fn in_words(balance: &Balance, port: Option<u16>) -> String {
+pub fn in_words(balance: &Balance, port: Option<(u16, Protocol)>) -> String {
     let known = Ports(balance).to_string();
     match port {
         None => format!("relayed by portolan itself; the VIP answers pings; ports: {known}"),
-        Some(port) if balance.ports.contains(&(port, Protocol::Tcp)) => {
+        Some(port) if balance.ports.contains(&port) => {
             format!("relayed by portolan itself, as are {known}")
         }
-        Some(port) => format!(
-            "refused: {port}/tcp is no port of the service that portolan knows ({known}); publish \
+        Some((port, protocol)) => format!(
+            "refused: {port}/{protocol} is no port of the service that portolan knows ({known}); publish \
              it, or name it with the label `portolan.vip.ports`"
         ),
     }
@@ -129,9 +129,9 @@ mod tests {
     fn a_port_that_is_not_known_is_told_with_what_to_do() {
         let sandbox = sandbox();
         let balance = sandbox.balances.values().next().unwrap();
-        let told = in_words(balance, Some(8080));
+        let told = in_words(balance, Some((8080, Protocol::Tcp)));
         assert!(told.starts_with("refused: 8080/tcp is no port of the service"), "{told}");
         assert!(told.contains("(53/udp, 80/tcp)") && told.contains("portolan.vip.ports"), "{told}");
-        assert!(in_words(balance, Some(80)).starts_with("relayed"));
+        assert!(in_words(balance, Some((80, Protocol::Tcp))).starts_with("relayed"));
     }
 }

@@ -32,7 +32,7 @@ impl Door {
         Ok(Self { requests })
     }
 
-    /// A non-blocking, unconnected TCP socket for addresses of the family of `like`, made inside
+    /// A non-blocking, unconnected TCP socket, to be connected to `like`, made inside
     /// the namespace at `path`, which must have that cookie where one is given; `None` is this
     /// process's own namespace.
     pub async fn tcp_socket(

@@ -150,6 +150,11 @@ fn tell_destinations(socket: &Socket, ipv4: bool) -> io::Result<()> {
     } else {
         (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
     };
+    switch_on(socket, level, option)
+}
+
+/// Sets an option of a socket that is on or off.
+pub(crate) fn switch_on(socket: &Socket, level: i32, option: i32) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(4);
     #[expect(unsafe_code, reason = "neither rustix nor socket2 knows these options")]

@@ -4,6 +4,8 @@
 //! `from_std`. A socket belongs to the namespace it was made in, and keeps it: close it when the
 //! namespace's container has died.
 
+mod source;
+
 use std::io::{self, Read};
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket as StdUdpSocket,
@@ -74,7 +76,7 @@ pub fn tcp_listener(netns: &Netns, address: SocketAddr) -> Result<TcpListener, S
     inside(netns, "TCP", address, || listen(address, LISTEN_BACKLOG, Share::No))
 }
 
-/// An unconnected TCP socket made inside the namespace, for addresses of the family of `like`;
+/// An unconnected TCP socket made inside the namespace, to be connected to `like`;
 /// `TCP_NODELAY` is set. Connect it with `tokio::net::TcpSocket::from_std_stream`.
 pub fn tcp_socket(netns: &Netns, like: SocketAddr) -> Result<TcpStream, SocketError> {
     inside(netns, "TCP", like, || tcp_socket_here(like))
@@ -121,6 +123,8 @@ pub(crate) fn tcp_socket_here(like: SocketAddr) -> Result<TcpStream, SocketError
             Ok(socket)
         })
         .map_err(failed)?;
+    // What cannot be chosen the kernel chooses.
+    source::choose(&socket, like).ok();
     Ok(socket.into())
 }
 

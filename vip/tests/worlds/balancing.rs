@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use kernel::door::Door;
+use kernel::link;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpSocket;
 
 use crate::support::{Host, PORT, Text, World, ask, echo, wait_until};
 
@@ -166,10 +171,10 @@ async fn an_allocated_vip_is_reached_over_its_route() {
     let client = world.host("client", 100);
     // Another way out, as docker_gwbridge is, with the default route.
     let other = "192.168.77.5/24".parse().unwrap();
-    kernel::link::add_veth(&client.netns, "gw0", "gw1", &client.netns).unwrap();
-    kernel::link::add_address(&client.netns, "gw0", other).unwrap();
-    kernel::link::set_up(&client.netns, "gw0").unwrap();
-    kernel::link::set_up(&client.netns, "gw1").unwrap();
+    link::add_veth(&client.netns, "gw0", "gw1", &client.netns).unwrap();
+    link::add_address(&client.netns, "gw0", other).unwrap();
+    link::set_up(&client.netns, "gw0").unwrap();
+    link::set_up(&client.netns, "gw1").unwrap();
     let default = kernel::route::Route {
         destination: "0.0.0.0/0".parse().unwrap(),
         device: "gw0".to_owned(),
@@ -214,4 +219,31 @@ async fn what_was_tried_before_the_table_existed_works_once_it_does() {
     let flows = || kernel::conntrack::flows(&client.netns).unwrap();
     wait_until(flows, Vec::is_empty).await;
     assert_eq!(ask(&socket, WEB).unwrap().0, "web.1");
+}
+
+/// As on a kernel with IPVS, where the engine's own namespace on a network has all VIPs.
+#[tokio::test]
+async fn the_way_into_a_network_leads_to_its_tasks_also_where_vips_are_its_own_addresses() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 2, 11);
+    let doorway = world.host("doorway", 100);
+    let path = world.path("doorway");
+    let text = Text::new().service("web", Some("10.20.1.2")).tasks("web", 2, 11).0;
+    let reach = format!("reach = \"{}\"\n[[service]]", path.display());
+    let labels = "labels = { \"com.docker.lb.hosts\" = \"web.test\", \
+         \"com.docker.lb.port\" = \"8080\", \"com.docker.lb.backend_mode\" = \"vip\" }\nnetworks";
+    let text = text.replacen("[[service]]", &reach, 1).replacen("networks", labels, 1);
+    let mut manager = world.manager();
+    manager.make(&text).await;
+    link::add_address(&doorway.netns, "eth0", "10.20.1.2/32".parse().unwrap()).unwrap();
+    let to = SocketAddr::from((WEB, PORT));
+    let door = Door::open().unwrap();
+    for _ in 0..20 {
+        let socket = door.tcp_socket(Some(path.clone()), None, to).await.unwrap();
+        let mut stream = TcpSocket::from_std_stream(socket).connect(to).await.unwrap();
+        let mut name = String::new();
+        stream.read_to_string(&mut name).await.unwrap();
+        assert!(name.starts_with("web."), "{name}");
+        assert_eq!(stream.local_addr().unwrap().ip(), IpAddr::V4(doorway.address));
+    }
 }

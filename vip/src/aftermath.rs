@@ -94,6 +94,22 @@ impl Aftermath {
         }
     }
 
+    /// These drains were seen to begin by a portolan before this one, so long ago.
+    pub(crate) fn remember(&mut self, ages: BTreeMap<Drain, Duration>, now: Instant) {
+        let begun = ages.into_iter().filter_map(|(it, age)| Some((it, now.checked_sub(age)?)));
+        self.drains.remember(begun.collect());
+    }
+
+    /// Those of which this one has seen nothing are over.
+    pub(crate) fn forget(&mut self) {
+        self.drains.forget();
+    }
+
+    /// How long drains have lasted.
+    pub(crate) fn ages(&self, now: Instant) -> impl Iterator<Item = (&Drain, Duration)> {
+        self.drains.begun().map(move |(it, since)| (it, now.saturating_duration_since(*since)))
+    }
+
     /// Lets time pass for those who drain; gives those whose time is over just now.
     pub(crate) fn pass(&mut self, now: Instant, meter: &Meter) -> Vec<Drain> {
         self.inquiries.follow(std::mem::take(&mut self.moves), now);

@@ -29,6 +29,7 @@ use crate::compile::{Config, compile};
 use crate::drain::Drain;
 use crate::lease::Leases;
 use crate::lease_file::LeaseFile;
+use crate::logbook::{Log, Logbook};
 use crate::meter::{Meter, Metrics, Place};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
 use crate::sandbox::{Known, SandboxError, Tally, UPKEEP, Visit};
@@ -38,6 +39,13 @@ use crate::watch::{Watch, Watches};
 /// How many namespaces are visited at the same time. Transactions of different namespaces do not
 /// wait for each other in the kernel; more than this only takes processors from the containers.
 const AT_ONCE: usize = 4;
+
+/// How long after a start a task that is seen to drain may be one that drained before it. An
+/// engine's source needs some seconds to see all who do.
+const SEEN_AGAIN: Duration = Duration::from_secs(60);
+
+/// When the logbook is written that had to wait for an older one.
+const LOG_AGAIN: Duration = Duration::from_millis(100);
 
 /// The VIP manager.
 #[derive(Debug)]
@@ -58,6 +66,15 @@ pub struct Vip {
     /// The tables of the last plan, to be shared by the next.
     tables: Arc<BTreeMap<SandboxId, Arc<Balances>>>,
     sandboxes: BTreeMap<SandboxId, Visited>,
+    logbook: Logbook,
+    /// What the portolan before this one left, until there is a world to compare it with.
+    left: Log,
+    /// Until when drains that it saw may be seen again.
+    remembers_until: Option<Instant>,
+    /// Whether the last plan is that of a world, and not of nothing known yet.
+    knows_world: bool,
+    /// Whether the logbook says all of it.
+    logged: bool,
     aftermath: Aftermath,
     watches: Watches,
     userspace: Userspace,
@@ -86,6 +103,7 @@ impl Vip {
         let host_routes = host_routes(config.pools()).unwrap_or_default();
         let host_addresses = host_addresses(config.host);
         let config = Config { host_routes, host_addresses, ..config };
+        let (logbook, left) = Logbook::in_dir(&config.state_dir);
         Self {
             config,
             looked_at_host: None,
@@ -97,6 +115,11 @@ impl Vip {
             addresses,
             tables: Arc::default(),
             sandboxes: BTreeMap::new(),
+            logbook,
+            left,
+            remembers_until: None,
+            knows_world: false,
+            logged: true,
             aftermath: Aftermath::default(),
             watches: Watches::default(),
             userspace,
@@ -168,6 +191,48 @@ impl Vip {
         }
         errands.extend(new);
         errands
+    }
+
+    /// Takes over what the portolan before this one left, as soon as it can be compared.
+    fn take_over(&mut self, now: Instant) {
+        if self.remembers_until.is_some_and(|it| now >= it) {
+            self.remembers_until = None;
+            self.aftermath.forget();
+        }
+        if !self.knows_world {
+            return;
+        }
+        let Log { places, drains } = std::mem::take(&mut self.left);
+        for (id, (netns, cookie)) in places {
+            let known = Known::place(cookie, now);
+            self.sandboxes.entry(id).or_insert(Visited { netns, known, watch: None });
+        }
+        if !drains.is_empty() {
+            let today = now_ms();
+            let age = |since: u64| Duration::from_millis(today.saturating_sub(since));
+            let ages = drains.into_iter().map(|(it, since)| (it, age(since))).collect();
+            self.aftermath.remember(ages, now);
+            self.remembers_until = Some(now + SEEN_AGAIN);
+        }
+    }
+
+    /// Writes down what the next portolan has to know.
+    fn log(&mut self, now: Instant) {
+        if !self.knows_world {
+            return;
+        }
+        let place =
+            |(id, it): (&SandboxId, &Visited)| (id.clone(), (it.netns.clone(), it.known.cookie));
+        let (today, written) = (now_ms(), &self.logbook.last().drains);
+        let since = |(drain, age): (&Drain, Duration)| {
+            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            // What is written stays as it is: two clocks never agree to the millisecond.
+            let since = written.get(drain).copied();
+            (drain.clone(), since.unwrap_or_else(|| today.saturating_sub(age)))
+        };
+        let drains = self.aftermath.ages(now).map(since).collect();
+        let places = self.sandboxes.iter().map(place).collect();
+        self.logged = self.logbook.keep(Log { places, drains });
     }
 
     /// Looks for flows that lead nowhere in sandboxes whose tables stay as they are.
@@ -253,7 +318,8 @@ impl Consumer for Vip {
     fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (Plan, Notes) {
         let (plan, mut notes) = compile(snapshot, &self.leases, now_ms(), &self.config);
         let mut plan = plan.sharing(&self.tables);
-        if snapshot.generation() == 0 {
+        self.knows_world = snapshot.generation() > 0;
+        if !self.knows_world {
             // No source has said anything yet: nobody's address is given up for that.
             plan.leases = Arc::clone(&self.leases);
         }
@@ -277,6 +343,7 @@ impl Consumer for Vip {
     async fn apply(&mut self, plan: &Arc<Plan>) -> Outcome {
         let now = Instant::now();
         let mut outcome = Outcome::default();
+        self.take_over(now);
         let expired = self.aftermath.pass(now, &self.meter);
         for Drain { network, vip, task } in &expired {
             let text =
@@ -309,6 +376,7 @@ impl Consumer for Vip {
         for (name, failure) in self.aftermath.go_on(&self.meter, &self.events) {
             report(&mut outcome, &name, &failure);
         }
+        self.log(now);
         outcome
     }
 
@@ -317,7 +385,9 @@ impl Consumer for Vip {
     }
 
     fn upkeep(&self) -> Option<Duration> {
-        Some(self.aftermath.next(Instant::now()).map_or(UPKEEP, |next| next.min(UPKEEP)))
+        let log = (!self.logged).then_some(LOG_AGAIN);
+        let next = self.aftermath.next(Instant::now()).into_iter().chain(log).min();
+        Some(next.map_or(UPKEEP, |next| next.min(UPKEEP)))
     }
 }
 

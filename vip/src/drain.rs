@@ -1,8 +1,8 @@
 //! How long connections to draining tasks may go on. Pure: the time is an argument.
 //!
 //! Invariants
-//! - *counted from the first sight*: a drain begins when it is first seen; a restart begins it anew,
-//!   because nobody knows how long it lasted before;
+//! - *counted from the first sight*: a drain begins when it is first seen, also by a portolan before
+//!   this one, if somebody [`Drains::remember`]s that;
 //! - *level-triggered*: one whose time is over stays so as long as the task drains, so that whoever
 //!   was missed is found later;
 //! - *forgotten with its cause*: a task that serves again, or is gone, has no drain.
@@ -28,6 +28,8 @@ pub(crate) struct Drain {
 #[derive(Debug, Default)]
 pub(crate) struct Drains {
     begun: BTreeMap<Drain, Instant>,
+    /// When drains began that were not seen yet.
+    remembered: BTreeMap<Drain, Instant>,
     expired: Arc<BTreeSet<Drain>>,
 }
 
@@ -43,6 +45,21 @@ pub(crate) struct News {
 }
 
 impl Drains {
+    /// These drains were seen to begin before this portolan began.
+    pub(crate) fn remember(&mut self, begun: BTreeMap<Drain, Instant>) {
+        self.remembered = begun;
+    }
+
+    /// What was remembered and not seen again is over.
+    pub(crate) fn forget(&mut self) {
+        self.remembered.clear();
+    }
+
+    /// When those that drain began to, seen again or not.
+    pub(crate) fn begun(&self) -> impl Iterator<Item = (&Drain, &Instant)> {
+        self.begun.iter().chain(&self.remembered)
+    }
+
     /// Takes note of who drains `now`, and how long each may.
     pub(crate) fn follow(&mut self, draining: &BTreeMap<Drain, Duration>, now: Instant) -> News {
         let mut news = News::default();
@@ -51,7 +68,8 @@ impl Drains {
         news.ended = before - self.begun.len();
         for drain in draining.keys() {
             if !self.begun.contains_key(drain) {
-                self.begun.insert(drain.clone(), now);
+                let since = self.remembered.remove(drain).unwrap_or(now);
+                self.begun.insert(drain.clone(), since);
                 news.begun += 1;
             }
         }
@@ -137,6 +155,23 @@ mod tests {
         let news = drains.follow(&shorter, begin + 6 * SECOND);
         assert_eq!(news.expired, [drain(5)]);
         assert_eq!(drains.next(&shorter, begin + 6 * SECOND), Some(594 * SECOND));
+    }
+
+    #[test]
+    fn a_drain_that_an_earlier_portolan_saw_begin_began_then_unless_it_ended_meanwhile() {
+        let (mut drains, begin) = (Drains::default(), Instant::now());
+        let earlier = |last| (drain(last), begin);
+        drains.remember([earlier(5), earlier(6)].into());
+        let now = begin + 8 * SECOND;
+        assert_eq!(drains.follow(&BTreeMap::new(), now).ended, 0, "nothing was seen yet");
+        assert_eq!(drains.begun().count(), 2, "nor is it forgotten");
+        let one = draining(&[(5, 10)]);
+        assert_eq!(drains.follow(&one, now).begun, 1);
+        assert_eq!(drains.next(&one, now), Some(2 * SECOND));
+        drains.forget();
+        let both = draining(&[(5, 10), (6, 10)]);
+        drains.follow(&both, now);
+        assert_eq!(drains.follow(&both, now + 2 * SECOND).expired, [drain(5)]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod inspect;
 mod layout;
 pub mod lease;
 mod lease_file;
+mod logbook;
 pub mod mesh;
 pub mod meter;
 mod patience;

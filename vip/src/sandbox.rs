@@ -149,7 +149,7 @@ impl Tally {
 
 impl Known {
     /// Nothing but the place.
-    fn place(cookie: u64, now: Instant) -> Self {
+    pub(crate) fn place(cookie: u64, now: Instant) -> Self {
         let routes = BTreeSet::new();
         Self { cookie, table: None, routes, visited: now, doubted: false, failed: true }
     }

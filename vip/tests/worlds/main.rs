@@ -21,5 +21,6 @@ mod mesh_gate;
 mod mesh_support;
 mod relay;
 mod replaced;
+mod restart;
 mod support;
 mod userspace;

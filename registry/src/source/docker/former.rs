@@ -24,6 +24,8 @@ const FRESH: Duration = Duration::from_secs(15);
 const SETTLED: Duration = Duration::from_secs(60);
 /// Tasks of services that are updated at the same time.
 const MOST: usize = 10_000;
+/// Ports that a service is told to have in turns while it is updated: those of two or three updates.
+const MOST_TOLD: usize = 16;
 
 /// The tasks that are known to publish other ports than their service.
 #[derive(Debug, Default)]
@@ -37,7 +39,9 @@ pub(crate) struct Former {
 struct Heard {
     /// Since when its tasks are listed, by id.
     since: BTreeMap<String, Instant>,
-    /// When they or its ports changed last.
+    /// When ports were told first since the update began: only the present ones between updates.
+    told: BTreeMap<Vec<(u16, u16)>, Instant>,
+    /// When tasks or ports changed last.
     moved: Instant,
 }
 
@@ -57,7 +61,7 @@ impl Former {
         // One that was not running yet may have been made for the new ports.
         for task in last.tasks.values().filter(|it| it.status.state == "running") {
             if let Some(before) = changed.get(task.service.as_str()) {
-                self.remember(&task.id, &before.ports);
+                remember(&mut self.tasks, &task.id, &before.ports);
             }
         }
         self.heard.clear();
@@ -73,30 +77,23 @@ impl Former {
     pub(crate) fn gossiped(&mut self, last: Option<&Gossip>, new: &Gossip, now: Instant) {
         for (name, service) in &new.services {
             let before = last.and_then(|it| it.services.get(name));
-            let heard = self
-                .heard
-                .entry(name.clone())
-                .or_insert_with(|| Heard { since: BTreeMap::new(), moved: now });
-            let fresh: BTreeSet<String> = heard
-                .since
-                .iter()
-                .filter(|it| now.saturating_duration_since(*it.1) < FRESH)
-                .map(|it| it.0.clone())
-                .collect();
+            let heard = self.heard.entry(name.clone()).or_insert_with(|| Heard::new(now));
             heard.follow(service, before, now);
             let is_over = now.saturating_duration_since(heard.moved) >= SETTLED;
             let Some(before) = before else { continue };
+            let changed = before.ports != service.ports && !before.ports.is_empty();
+            let listed = |id: &str| before.tasks.iter().any(|it| it.task_id() == Some(id));
             for id in service.tasks.iter().filter_map(GossipTask::task_id) {
-                let was_listed = before.tasks.iter().any(|it| it.task_id() == Some(id));
                 if is_over {
                     self.tasks.remove(id);
-                } else if was_listed
-                    && before.ports != service.ports
-                    && !before.ports.is_empty()
-                    && !fresh.contains(id)
-                {
-                    self.remember(id, &both(before));
+                } else if changed && listed(id) && heard.is_from_before(id, service) {
+                    remember(&mut self.tasks, id, &both(before));
                 }
+            }
+            let mut ids = service.tasks.iter().filter_map(GossipTask::task_id);
+            let is_through = heard.is_newest(service) && !ids.any(|it| self.tasks.contains_key(it));
+            if is_over || is_through {
+                heard.told.retain(|it, _| *it == service.ports);
             }
         }
         let listed: BTreeMap<&str, Vec<PublishedPort>> = new
@@ -107,16 +104,32 @@ impl Former {
         self.tasks.retain(|id, ports| listed.get(id.as_str()).is_some_and(|it| it != ports));
         self.heard.retain(|name, _| new.services.contains_key(name));
     }
+}
 
-    /// What it published first is what it publishes.
-    fn remember(&mut self, task: &str, ports: &[PublishedPort]) {
-        if self.tasks.len() < MOST && !self.tasks.contains_key(task) {
-            self.tasks.insert(task.to_owned(), ports.to_vec());
-        }
+/// What it published first is what it publishes.
+fn remember(tasks: &mut BTreeMap<String, Vec<PublishedPort>>, id: &str, ports: &[PublishedPort]) {
+    if tasks.len() < MOST && !tasks.contains_key(id) {
+        tasks.insert(id.to_owned(), ports.to_vec());
     }
 }
 
 impl Heard {
+    fn new(now: Instant) -> Self {
+        Self { since: BTreeMap::new(), told: BTreeMap::new(), moved: now }
+    }
+
+    /// Whether a task was listed long before the ports that the service has now were told, not only
+    /// before they were told again: gossip tells old and new ones in turns.
+    fn is_from_before(&self, task: &str, service: &GossipService) -> bool {
+        let (since, told) = (self.since.get(task), self.told.get(&service.ports));
+        since.zip(told).is_some_and(|(since, told)| told.saturating_duration_since(*since) >= FRESH)
+    }
+
+    /// Whether no other ports were told first later.
+    fn is_newest(&self, service: &GossipService) -> bool {
+        self.told.values().max() == self.told.get(&service.ports)
+    }
+
     fn follow(&mut self, service: &GossipService, before: Option<&GossipService>, now: Instant) {
         let ids: BTreeSet<&str> = service.tasks.iter().filter_map(GossipTask::task_id).collect();
         let left = self.since.len();
@@ -132,6 +145,10 @@ impl Heard {
         if moves {
             self.moved = now;
         }
+        if self.told.len() >= MOST_TOLD {
+            self.told.clear();
+        }
+        self.told.entry(service.ports.clone()).or_insert(now);
     }
 }
 

@@ -91,6 +91,25 @@ fn by_gossip_tasks_publish_what_was_told_when_they_were_listed_for_long() {
 }
 
 #[test]
+fn ports_that_are_told_in_turns_make_no_new_task_one_from_before() {
+    let (first, all) = (["a", "b"], ["a", "b", "new"]);
+    let readings = [
+        (0, web(1, &first)),
+        (20, web(2, &all)),
+        (5, web(1, &all)),
+        (5, web(1, &all)),
+        (10, web(2, &all)),
+        (5, web(2, &["b", "new", "newer"])),
+        (5, web(2, &["new", "newer", "newest"])),
+        // The next update.
+        (20, web(1, &["newer", "newest", "next"])),
+    ];
+    let told = told(&readings);
+    assert_eq!(told[..5], ["", "a:1 b:1", "", "", "a:1 b:1"]);
+    assert_eq!(told[5..], ["b:1", "", "newer:2 newest:2"]);
+}
+
+#[test]
 fn what_gossip_led_to_believe_is_forgotten_when_nothing_moves_any_more() {
     let both = ["a", "b"];
     let readings =

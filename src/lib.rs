@@ -12,4 +12,5 @@ pub mod host;
 mod judging;
 pub mod log;
 pub mod supervise;
+mod thrift;
 pub mod verify;

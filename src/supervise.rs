@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin;
 use crate::config::{Config, Source};
 use crate::host::ThisHost;
-use crate::judging;
+use crate::{judging, thrift};
 
 /// How long the parts get to end in order, besides the time that requests in flight get.
 const GRACE: Duration = Duration::from_secs(5);
@@ -181,7 +181,6 @@ impl Supervisor {
         let consumers = starting.threads;
         let (dns, balancing, probes) = (starting.meter, starting.balancing, starting.probes);
         let upstream = Arc::new(config.resolver.upstream.clone());
-        let source = Arc::new(config.source.clone());
         let live = Live {
             world,
             resolver,
@@ -193,7 +192,7 @@ impl Supervisor {
             meshed: config.mesh.enabled,
             upstream,
             parts,
-            source,
+            source: Arc::new(config.source.clone()),
             told: source_world,
             health,
             probes,
@@ -203,6 +202,7 @@ impl Supervisor {
         if let Some(port) = port {
             port.serve(live.clone(), &mut tasks, stop.clone());
         }
+        tasks.spawn(thrift::give_back(live.clone(), stop.clone()));
         started.disarm();
         let grace = config.router.timeouts.drain.saturating_add(GRACE);
         Ok(Self { live, stop, grace, tasks, consumers, _lock: lock })
@@ -210,19 +210,7 @@ impl Supervisor {
 
     /// Waits until every part has made its first plan true without a failure.
     pub async fn ready(&self) {
-        let mut live = self.live.clone();
-        live.world.wait_for(|snapshot| snapshot.generation() > 0).await.ok();
-        let goal = live.world.borrow().generation();
-        if live.parts.vip {
-            done(&mut live.vip, goal).await;
-            done(&mut live.mesh, goal).await;
-        }
-        if live.parts.resolver {
-            done(&mut live.resolver, goal).await;
-        }
-        if live.parts.router {
-            done(&mut live.router, goal).await;
-        }
+        ready(&self.live).await;
     }
 
     /// What is missing for [`Supervisor::ready`], with the reason each part gave.
@@ -258,6 +246,23 @@ fn check_nftables(config: &Config, parts: Parts) -> Result<(), StartError> {
             Ok(())
         }
         outcome => outcome.map_err(StartError::from),
+    }
+}
+
+/// Waits until every part has made the present world, or a later one, true without a failure.
+pub(crate) async fn ready(live: &Live) {
+    let mut live = live.clone();
+    live.world.wait_for(|snapshot| snapshot.generation() > 0).await.ok();
+    let goal = live.world.borrow().generation();
+    if live.parts.vip {
+        done(&mut live.vip, goal).await;
+        done(&mut live.mesh, goal).await;
+    }
+    if live.parts.resolver {
+        done(&mut live.resolver, goal).await;
+    }
+    if live.parts.router {
+        done(&mut live.router, goal).await;
     }
 }
 

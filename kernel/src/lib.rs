@@ -22,6 +22,7 @@ pub mod fuzz;
 pub mod link;
 pub mod listeners;
 pub mod listening;
+pub mod memory;
 pub mod neighbour;
 mod netlink;
 pub mod netns;

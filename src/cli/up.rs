@@ -36,6 +36,9 @@ impl Up {
         if let Err(error) = kernel::process::raise_descriptor_limit() {
             tracing::warn!(%error, "many sandboxes or connections may not fit");
         }
+        // A heap for each thread that can run is enough; before there is another thread.
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        kernel::memory::limit_heaps(processors);
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
             Err(error) => return failure(&format_args!("cannot start: {error}"), 1),

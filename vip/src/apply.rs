@@ -33,6 +33,7 @@ use crate::logbook::{Log, Logbook};
 use crate::meter::{Meter, Metrics, Place};
 use crate::plan::{Addresses, Balances, Plan, SandboxPlan};
 use crate::sandbox::{Known, SandboxError, Tally, UPKEEP, Visit};
+use crate::steps::Steps;
 use crate::userspace::Userspace;
 use crate::watch::{Watch, Watches};
 
@@ -65,6 +66,8 @@ pub struct Vip {
     addresses: watch::Sender<Arc<Addresses>>,
     /// The tables of the last plan, to be shared by the next.
     tables: Arc<BTreeMap<SandboxId, Arc<Balances>>>,
+    /// What leads from those before to them.
+    steps: Arc<Steps>,
     sandboxes: BTreeMap<SandboxId, Visited>,
     logbook: Logbook,
     /// What the portolan before this one left, until there is a world to compare it with.
@@ -114,6 +117,7 @@ impl Vip {
             loading,
             addresses,
             tables: Arc::default(),
+            steps: Arc::default(),
             sandboxes: BTreeMap::new(),
             logbook,
             left,
@@ -316,8 +320,8 @@ impl Consumer for Vip {
     type Plan = Plan;
 
     fn compile(&mut self, snapshot: &Arc<Snapshot>) -> (Plan, Notes) {
-        let (plan, mut notes) = compile(snapshot, &self.leases, now_ms(), &self.config);
-        let mut plan = plan.sharing(&self.tables);
+        let (mut plan, mut notes) = compile(snapshot, &self.leases, now_ms(), &self.config);
+        self.steps = Arc::new(plan.share(&self.tables));
         self.knows_world = snapshot.generation() > 0;
         if !self.knows_world {
             // No source has said anything yet: nobody's address is given up for that.
@@ -356,8 +360,8 @@ impl Consumer for Vip {
             while running.len() < AT_ONCE
                 && let Some(errand) = errands.pop_front()
             {
-                let file = self.file.clone();
-                running.spawn_blocking(move || errand.run(&file, now));
+                let (file, steps) = (self.file.clone(), Arc::clone(&self.steps));
+                running.spawn_blocking(move || errand.run(&file, &steps, now));
             }
             match running.join_next().await {
                 Some(Ok(done)) => self.account(done, plan, &mut outcome),
@@ -371,6 +375,7 @@ impl Consumer for Vip {
                 None => break,
             }
         }
+        self.steps.rest();
         self.userspace.apply(plan, now, &mut outcome).await;
         self.look_after(plan, &expired);
         for (name, failure) in self.aftermath.go_on(&self.meter, &self.events) {

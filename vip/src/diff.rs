@@ -76,29 +76,51 @@ pub(crate) fn diff_routes<'a>(
     gone.chain(new.difference(old).map(|it| Change::AddRoute(*it))).collect()
 }
 
-/// What leads from one table of balances to another, by VIP. Both tables are walked once: most of
-/// what they hold is the same.
+/// What leads from one table of balances to another, by VIP.
 pub(crate) fn diff_balances<'a>(old: &'a Balances, new: &'a Balances) -> Vec<Change<'a>> {
-    let mut changes = Vec::new();
+    diff_at(old, new, &differing(old, new, Arc::ptr_eq))
+}
+
+/// The same where it is known at which VIPs the two differ.
+pub(crate) fn diff_at<'a>(
+    old: &'a Balances,
+    new: &'a Balances,
+    vips: &[IpAddr],
+) -> Vec<Change<'a>> {
+    let mut changes = Vec::with_capacity(vips.len());
+    for vip in vips {
+        match (old.get(vip), new.get(vip)) {
+            (Some(had), None) => changes.push(Change::RemoveVip { vip: *vip, old: had }),
+            (None, Some(balance)) => changes.push(Change::AddVip { vip: *vip, balance }),
+            (Some(had), Some(wanted)) => changes.extend(diff_balance(*vip, had, wanted)),
+            (None, None) => {}
+        }
+    }
+    changes
+}
+
+/// The VIPs at which two tables differ, in order. Both are walked once: most of what they hold is
+/// the same.
+pub(crate) fn differing(
+    old: &Balances,
+    new: &Balances,
+    same: impl Fn(&Arc<Balance>, &Arc<Balance>) -> bool,
+) -> Vec<IpAddr> {
+    let mut vips = Vec::new();
     let (mut had, mut wanted) = (old.iter().peekable(), new.iter().peekable());
     loop {
         let order = match (had.peek(), wanted.peek()) {
             (Some((had, _)), Some((wanted, _))) => had.cmp(wanted),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return changes,
+            (None, None) => return vips,
         };
         let have = if order == Ordering::Greater { None } else { had.next() };
         let want = if order == Ordering::Less { None } else { wanted.next() };
         match (have, want) {
-            (Some((vip, have)), None) => {
-                changes.push(Change::RemoveVip { vip: *vip, old: have });
-            }
-            (None, Some((vip, want))) => changes.push(Change::AddVip { vip: *vip, balance: want }),
-            (Some((_, have)), Some((vip, want))) if !Arc::ptr_eq(have, want) => {
-                changes.extend(diff_balance(*vip, have, want));
-            }
-            (Some(_), Some(_)) | (None, None) => {}
+            (Some((_, have)), Some((_, want))) if same(have, want) => {}
+            (Some((vip, _)), _) | (None, Some((vip, _))) => vips.push(*vip),
+            (None, None) => {}
         }
     }
 }

@@ -39,6 +39,7 @@ pub mod routes;
 mod ruleset;
 pub mod sandbox;
 mod slots;
+mod steps;
 mod userspace;
 mod watch;
 

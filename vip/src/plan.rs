@@ -17,7 +17,9 @@ use registry::id::{NetworkId, SandboxId, ServiceId};
 use registry::model::Protocol;
 
 use crate::compile::host::host;
+use crate::diff::differing;
 use crate::lease::Leases;
+use crate::steps::Steps;
 
 /// All that a snapshot asks of the VIP manager.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -112,12 +114,19 @@ impl Plan {
     /// value: two plans are then compared by a look at each VIP, and take the room of one.
     #[must_use]
     pub fn sharing(mut self, last: &BTreeMap<SandboxId, Arc<Balances>>) -> Self {
+        let _steps = self.share(last);
+        self
+    }
+
+    /// Makes what is as it was the same value, and gives what leads from the last tables to these.
+    pub(crate) fn share(&mut self, last: &BTreeMap<SandboxId, Arc<Balances>>) -> Steps {
+        let mut steps = Steps::default();
         // By address of the new table: what sandboxes share now they share afterwards.
         let mut shared: BTreeMap<*const Balances, Arc<Balances>> = BTreeMap::new();
         for (id, sandbox) in &self.sandboxes {
             let new = &sandbox.balances;
             if let Some(old) = last.get(id) {
-                shared.entry(Arc::as_ptr(new)).or_insert_with(|| merge(old, new));
+                shared.entry(Arc::as_ptr(new)).or_insert_with(|| merge(old, new, &mut steps));
             }
         }
         for sandbox in self.sandboxes.values_mut() {
@@ -125,20 +134,26 @@ impl Plan {
                 sandbox.balances = Arc::clone(found);
             }
         }
-        self
+        steps
     }
 }
 
 /// `new`, made of parts of `old` wherever they are equal.
-fn merge(old: &Arc<Balances>, new: &Arc<Balances>) -> Arc<Balances> {
-    if old == new {
+fn merge(old: &Arc<Balances>, new: &Arc<Balances>, steps: &mut Steps) -> Arc<Balances> {
+    let vips = differing(old, new, Arc::eq);
+    if vips.is_empty() {
         return Arc::clone(old);
     }
-    let part = |(vip, new): (&IpAddr, &Arc<Balance>)| {
-        let kept = old.get(vip).filter(|old| *old == new).unwrap_or(new);
-        (*vip, Arc::clone(kept))
-    };
-    Arc::new(new.iter().map(part).collect())
+    let mut merged = Balances::clone(old);
+    for vip in &vips {
+        match new.get(vip) {
+            Some(balance) => merged.insert(*vip, Arc::clone(balance)),
+            None => merged.remove(vip),
+        };
+    }
+    let merged = Arc::new(merged);
+    steps.add(old, &merged, vips);
+    merged
 }
 
 impl fmt::Display for VipRoute {

@@ -26,7 +26,7 @@ use kernel::sock_diag::SockDiagError;
 use tokio::time::Instant;
 
 use crate::affinity;
-use crate::diff::{Change, diff_balances};
+use crate::diff::Change;
 use crate::family::IpFamily;
 use crate::layout::ALIVE_FOR;
 use crate::patience;
@@ -36,6 +36,7 @@ use crate::relay;
 use crate::relay::annex::AnnexError;
 use crate::routes::{self, RoutesError};
 use crate::ruleset::{self, Held};
+use crate::steps::Steps;
 
 /// How long a namespace is left alone when its plan does not change. Then it is seen whether the
 /// table is still there, and the table's life is prolonged: twenty times within its term.
@@ -209,11 +210,16 @@ impl Known {
     }
 }
 
-/// Visits a namespace and makes `plan` true there.
-pub(crate) fn visit(plan: &SandboxPlan, known: Option<Known>, now: Instant) -> Visit {
+/// Visits a namespace and makes `plan` true there; `steps` are what is worked out of it already.
+pub(crate) fn visit(
+    plan: &SandboxPlan,
+    known: Option<Known>,
+    steps: &Steps,
+    now: Instant,
+) -> Visit {
     let known = known.filter(|it| it.holds(plan, now));
     let cookie = plan.cookie.or_else(|| known.as_ref().map(|it| it.cookie));
-    match Visitor::enter(plan, known, now) {
+    match Visitor::enter(plan, known, steps, now) {
         Ok(Some((visitor, known))) => visitor.settle(plan, known),
         Ok(None) => Visit::default(),
         Err(error) => {
@@ -287,7 +293,7 @@ pub(crate) fn open(path: &Path, cookie: Option<u64>) -> Result<Option<Netns>, Ne
 }
 
 /// One visit of one namespace.
-struct Visitor {
+struct Visitor<'a> {
     netns: Netns,
     cookie: u64,
     now: Instant,
@@ -295,13 +301,15 @@ struct Visitor {
     due: bool,
     /// Somebody else changed the tables.
     doubted: bool,
+    steps: &'a Steps,
     visit: Visit,
 }
 
-impl Visitor {
+impl<'a> Visitor<'a> {
     fn enter(
         plan: &SandboxPlan,
         known: Option<Known>,
+        steps: &'a Steps,
         now: Instant,
     ) -> Result<Option<(Self, Option<Known>)>, NetnsError> {
         let path = &plan.netns;
@@ -322,7 +330,7 @@ impl Visitor {
         let doubted = known.as_ref().is_some_and(|it| it.doubted);
         let due = doubted || known.as_ref().is_none_or(|it| it.failed || it.age(now) >= UPKEEP);
         let visit = Visit::default();
-        Ok(Some((Self { netns, cookie, now, due, doubted, visit }, known)))
+        Ok(Some((Self { netns, cookie, now, due, doubted, steps, visit }, known)))
     }
 
     /// Routes first, so that no VIP answers before it can be reached. The table is tried even if
@@ -422,8 +430,12 @@ impl Visitor {
         strange: &BTreeSet<IpFamily>,
         want: &Arc<Balances>,
     ) -> Result<Held, NftError> {
-        let changes = diff_balances(&held.balances, want);
-        let (mut batch, mut after) = ruleset::transaction(held, strange, &changes, want);
+        let changes = self.steps.changes(&held.balances, want);
+        let (mut batch, mut after) = if strange.is_empty() {
+            self.steps.transaction(held, &changes, want)
+        } else {
+            ruleset::transaction(held, strange, &changes, want)
+        };
         if self.due {
             ruleset::sweep(&mut batch, &mut after);
             ruleset::revive(&mut batch, &after);

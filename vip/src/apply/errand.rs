@@ -19,6 +19,7 @@ use crate::lease_file::{LeaseFile, WriteError};
 use crate::plan::SandboxPlan;
 use crate::routes;
 use crate::sandbox::{self, Known, SandboxError, Visit};
+use crate::steps::Steps;
 use crate::watch::{self, Begun, Watch};
 
 /// One visit to be made.
@@ -68,10 +69,10 @@ pub(super) enum Watched {
 }
 
 impl Errand {
-    pub(super) fn run(self, file: &LeaseFile, now: Instant) -> Done {
+    pub(super) fn run(self, file: &LeaseFile, steps: &Steps, now: Instant) -> Done {
         match self {
             Self::Settle { id, plan, known, watch, before } => {
-                let mut visit = sandbox::visit(&plan, known, now);
+                let mut visit = sandbox::visit(&plan, known, steps, now);
                 if let Some(before) = before {
                     move_out(*before, &plan, &mut visit);
                 }

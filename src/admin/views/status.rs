@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use registry::{Note, Severity};
 use resolver::{Standing, UpstreamState};
 use serde::Serialize;
 
+use super::diagnostics;
 use super::parts::{Told, parts};
-use super::{diagnostics, lines};
 use crate::admin::explain::{dial, standing};
 use crate::supervise::Live;
 
@@ -71,6 +72,8 @@ struct PartStatus {
     changes: usize,
     took_ms: f64,
     failures: Vec<String>,
+    /// What it did, perhaps not as meant: no reason not to be ready.
+    warnings: Vec<String>,
 }
 
 impl Status {
@@ -121,12 +124,13 @@ fn describe(status: &Status) -> String {
         "{networks} networks, {services} services, {tasks} tasks, {sandboxes} sandboxes"
     ));
     for part in &status.parts {
-        let PartStatus { name, follows: _, generation, changes, took_ms, failures } = part;
+        let PartStatus { name, follows: _, generation, changes, took_ms, failures, warnings } =
+            part;
         let state = if failures.is_empty() { "fine" } else { "failing" };
         lines.push(format!(
             "{name}: {state}, generation {generation}, {changes} changes in {took_ms:.1} ms"
         ));
-        lines.extend(failures.iter().map(|failure| format!("  {failure}")));
+        lines.extend(failures.iter().chain(warnings).map(|it| format!("  {it}")));
     }
     if let Some(dns) = &status.dns {
         lines.extend(dns.describe());
@@ -139,13 +143,18 @@ fn describe(status: &Status) -> String {
 fn part(told: Told) -> PartStatus {
     let Told { name, done, follows } = told;
     let done = done.as_ref();
+    let notes = done.map(|it| &it.failures).into_iter().flatten();
+    let (failures, warnings): (Vec<_>, Vec<_>) =
+        notes.partition(|it| it.severity == Severity::Error);
+    let said = |notes: Vec<&Note>| notes.into_iter().map(ToString::to_string).collect();
     PartStatus {
         name,
         follows,
         generation: done.map_or(0, |it| it.generation),
         changes: done.map_or(0, |it| it.changes),
         took_ms: done.map_or(0.0, |it| it.took.as_secs_f64() * 1e3),
-        failures: done.map(|it| lines(&it.failures)).unwrap_or_default(),
+        failures: said(failures),
+        warnings: said(warnings),
     }
 }
 

@@ -23,6 +23,7 @@ mod ground;
 mod inspect;
 mod laid;
 mod leading;
+mod outbound;
 mod path;
 mod paths;
 pub mod plan;

@@ -9,9 +9,9 @@ use std::io;
 use crate::netlink::wire::{Attributes, Message, Writer};
 use crate::netlink::{DUMP_ATTEMPTS, changing};
 use crate::nft::batch::{
-    NFNL_SUBSYS_NFTABLES, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM,
-    NFTA_HOOK_PRIORITY, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA,
-    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_NAME, NFTA_TABLE_NAME, header,
+    NFNL_SUBSYS_NFTABLES, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE,
+    NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_USERDATA, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_NAME, NFTA_TABLE_NAME, header,
 };
 use crate::nft::expr::NFTA_EXPR_NAME;
 use crate::nft::set::Element;
@@ -36,6 +36,8 @@ pub struct ChainInfo {
     pub name: String,
     /// Where it is called from, where it is a base chain.
     pub hook: Option<Hook>,
+    /// A base chain that drops what none of its rules decides about.
+    pub drops: bool,
 }
 
 /// A rule as the kernel has it.
@@ -192,6 +194,9 @@ fn table(message: &Message<'_>) -> Option<TableInfo> {
     })
 }
 
+/// `NF_DROP`.
+const NF_DROP: u32 = 0;
+
 fn chain(message: Message<'_>) -> Option<ChainInfo> {
     let attributes = message.attributes(GENMSG);
     let hook = attributes.nested(NFTA_CHAIN_HOOK);
@@ -202,7 +207,8 @@ fn chain(message: Message<'_>) -> Option<ChainInfo> {
             priority: hook.be32(NFTA_HOOK_PRIORITY)?.cast_signed(),
         })
     };
-    Some(ChainInfo { name: attributes.text(NFTA_CHAIN_NAME)?.to_owned(), hook: read_hook() })
+    let drops = attributes.be32(NFTA_CHAIN_POLICY) == Some(NF_DROP);
+    Some(ChainInfo { name: attributes.text(NFTA_CHAIN_NAME)?.to_owned(), hook: read_hook(), drops })
 }
 
 fn rule(message: Message<'_>) -> Option<RuleInfo> {

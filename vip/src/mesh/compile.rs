@@ -21,6 +21,7 @@ use registry::model::{
 };
 use registry::{Notes, Snapshot};
 
+use super::outbound::GATEWAY_BRIDGE;
 use super::plan::{Aside, Bridge, Ingress, Plan, Port, Published, Way};
 use super::target;
 use crate::slots::slots;
@@ -101,6 +102,9 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
     }
     let of_the_host = snapshot.networks().filter(|it| it.reach == Reach::Host && !it.ingress);
     for network in of_the_host {
+        if network.name == GATEWAY_BRIDGE {
+            plan.gateway.extend(subnets(network));
+        }
         plan.alive.extend(alive(snapshot, network));
         plan.draining.extend(draining(snapshot, network, config.drain));
     }

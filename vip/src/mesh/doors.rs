@@ -4,7 +4,8 @@
 //! Invariants
 //! - *inside first*: the doorway leads on before the host leads to it, and the other way round
 //!   when ports go;
-//! - *nothing published, nothing there*: without a port, tables, firewall rule and sysctls go.
+//! - *nothing published, nothing there*: without a port, tables, firewall rule and sysctls go, but
+//!   for the way out of containers where the engine keeps no rules.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,6 +23,7 @@ use super::gate;
 use super::ground::{self, Doorway};
 use super::laid::{self, LOOK, Laid, Layout};
 use super::leading::{Leading, Others};
+use super::outbound::{Exit, Outbound};
 use super::path::clear;
 use super::plan::{Ingress, Plan, Port};
 use super::rival::{Leader, Rival, Scene};
@@ -50,6 +52,9 @@ pub(crate) struct Doors {
     /// Whether the engine's firewall lets the mesh pass, and when it was looked at: that runs
     /// programs, which wait for whoever else changes rules.
     firewall: Option<(bool, Instant)>,
+    outbound: Outbound,
+    /// The bridges whose containers go out by rules of ours.
+    exits: BTreeSet<Exit>,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +125,7 @@ impl Doors {
             }
             None => None,
         };
+        self.look_out(plan, inside.is_some(), foreign, now, &mut report);
         match self.outside(plan, inside.as_ref(), sysctls, now, &mut report.notes) {
             Ok(changes) => report.changes += changes,
             Err(error) => report.failures.push(("host", error)),
@@ -198,6 +204,26 @@ impl Doors {
         Ok((doorway, changes))
     }
 
+    /// Sees which bridges have no way out but ours. What cannot be seen stays as it was.
+    fn look_out(
+        &mut self,
+        plan: &Plan,
+        leads: bool,
+        doubted: bool,
+        now: Instant,
+        report: &mut Report,
+    ) {
+        let look = Netns::this().map_err(MeshError::from);
+        let look = look.and_then(|it| self.outbound.exits(&it, &plan.gateway, doubted, now));
+        match look {
+            Ok(exits) => {
+                self.outbound.tell(&exits, leads, &mut report.notes);
+                self.exits = exits;
+            }
+            Err(error) => report.failures.push(("engine's bridge", error)),
+        }
+    }
+
     /// The host's own namespace.
     fn outside(
         &mut self,
@@ -209,7 +235,7 @@ impl Doors {
     ) -> Result<usize, MeshError> {
         let host = Netns::this()?;
         let mut leading = Leading::of(plan, inside);
-        if leading.is_empty() {
+        if leading.is_empty() && self.exits.is_empty() {
             (self.host, self.ports) = (None, BTreeSet::new());
             self.others = Others::default();
             return bare(&mut self.bare.host, &host, sysctls);
@@ -225,7 +251,9 @@ impl Doors {
         needs.extend(
             devices.iter().map(|it| Need::Value(format!("ipv4/conf/{it}/route_localnet"), "1")),
         );
-        let frame = leading.frame(&self.others, devices);
+        let mut frame = leading.frame(&self.others, devices);
+        frame.exits.clone_from(&self.exits);
+        frame.marks = self.outbound.marks();
         let ruleset = |it: &Balancing| frame.ruleset(it);
         let layout = Layout { wanted: leading.wanted(), frame: &ruleset };
         // The guard stands before loopback addresses may leave.

@@ -84,6 +84,42 @@ struct Step {
     number: usize,
 }
 
+/// Whether the engine has rules of its own for a bridge, in this thread's network namespace.
+pub(crate) fn engine_keeps(bridge: &str) -> Result<bool, FirewallError> {
+    for program in programs("filter") {
+        let listing = run(program, &["-S"])?;
+        if listing.listed.lines().any(|it| is_engines(it, bridge)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A rule for `bridge` in a chain of the engine's, or one that leads there (engines up to 27); not
+/// what users say of it.
+fn is_engines(rule: &str, bridge: &str) -> bool {
+    let engines = rule.starts_with("-A DOCKER") && !rule.starts_with("-A DOCKER-USER");
+    rule.split_ascii_whitespace().any(|it| it == bridge) && (engines || rule.ends_with("-j DOCKER"))
+}
+
+/// Chains that drop what is passed on unless a rule accepts it, and that nobody has told about
+/// portolan, in this thread's network namespace.
+pub(crate) fn dropping() -> Result<Vec<String>, FirewallError> {
+    let mut found = Vec::new();
+    for program in programs("filter") {
+        let listed = run(program, &["-S", "FORWARD"])?.listed;
+        if listed.lines().any(|it| it == "-P FORWARD DROP") && !listed.contains("portolan") {
+            found.push(format!("chain FORWARD of `{program}`"));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether there is a program that lists what iptables keeps in nftables.
+pub(crate) fn is_there() -> bool {
+    there_is(NFT) || there_is(PLAIN)
+}
+
 /// What is to be changed next in the chain that is listed; `None`: nothing. Our rule comes after
 /// all of the users', which restrict who may come, and before the engine's own closing `RETURN`
 /// (engines up to 27). A new one is made before an old one goes.
@@ -262,6 +298,24 @@ mod tests {
             assert_eq!(settled(&with(&[]), true), with(&[OURS]));
             assert_eq!(settled(&with(&[OURS, OURS]), false), with(&[]));
         }
+    }
+
+    #[test]
+    fn rules_of_the_engine_are_known_from_those_of_users() {
+        let engines = [
+            "-A FORWARD -o docker_gwbridge -j DOCKER",
+            "-A DOCKER-FORWARD -i docker_gwbridge -j ACCEPT",
+            "-A DOCKER-ISOLATION-STAGE-2 -o docker_gwbridge -j DROP",
+        ];
+        let others = [
+            "-A FORWARD -i docker_gwbridge -j ACCEPT",
+            "-A DOCKER-USER -i docker_gwbridge -j ACCEPT",
+            "-A FORWARD -o docker0 -j DOCKER",
+            "-N DOCKER-INGRESS",
+            "-A DOCKER-INGRESS -p tcp -m tcp --dport 8001 -j ACCEPT",
+        ];
+        assert!(engines.iter().all(|it| is_engines(it, "docker_gwbridge")));
+        assert!(!others.iter().any(|it| is_engines(it, "docker_gwbridge")));
     }
 
     #[test]

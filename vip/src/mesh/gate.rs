@@ -20,9 +20,14 @@
 //!                       ip saddr NETWORK ip daddr NETWORK masquerade }
 //!   chain unseen      { type filter hook output priority -300; meta mark PROVOKING notrack }
 //!   chain straight    { type filter hook output priority 0; oifname BRIDGE icmp type redirect drop }
+//!   chain out         { type nat hook postrouting priority 95; ip saddr BRIDGE'S oifname != BRIDGE masquerade }
+//!   chain between     { type filter hook forward priority 0; from BRIDGE to BRIDGE past the mesh: drop }
+//!   chain mark        { type filter hook forward priority -10; ct mark & FLAG: meta mark set meta mark | FLAG }
 //!   chain guard       { type filter hook prerouting priority -150; iifname BRIDGE ip daddr 127.0.0.0/8 drop }
 //! }
 //! ```
+//!
+//! The chains `out`, `between` and `mark` are there where `outbound` asks for them.
 //!
 //! Invariants
 //! - *before the engine*: translation stands at -110, the engine's at -100, so that its own rules
@@ -50,6 +55,7 @@ use registry::balance_spec::Bind;
 
 use super::balance::{BALANCE, Balancing, DADDR, FLAG, SADDR, protocol_and_port};
 use super::leading::Others;
+use super::outbound::{self, Exit};
 use super::plan::{Bridge, Port};
 use super::table::{ALIVE, ALIVE_KEY, Ruleset};
 
@@ -66,6 +72,10 @@ pub(crate) struct Host {
     pub(crate) mistaken: BTreeSet<(Ipv4Net, Ipv4Net)>,
     /// The interfaces of `bridges`.
     pub(crate) devices: BTreeSet<String>,
+    /// Bridges whose containers go out as the host by rules of ours.
+    pub(crate) exits: BTreeSet<Exit>,
+    /// Whether packets of the mesh are marked for the engine's own rules.
+    pub(crate) marks: bool,
 }
 
 impl Host {
@@ -99,6 +109,10 @@ impl Host {
             rule.push(Expr::Verdict(Verdict::Drop));
             ruleset.rule("guard", rule);
             ruleset.rule(STRAIGHT, redirect_to(device));
+        }
+        outbound::write(&self.exits, &mut ruleset);
+        if self.marks {
+            outbound::write_marks(&mut ruleset);
         }
         ruleset
     }

@@ -8,12 +8,14 @@ use std::net::SocketAddrV4;
 use ipnet::Ipv4Net;
 use kernel::netns::Netns;
 use kernel::nft::Socket;
+use tokio::time::Instant;
 
 use super::balance::Balancing;
 use super::compile::Enabled;
 use super::error::MeshError;
 use super::gate::{self, Host};
 use super::ground;
+use super::outbound::{self, Outbound};
 use super::plan::{Ingress, Plan, Port};
 use super::rival::Ipvs;
 use super::table::{self, Ruleset};
@@ -22,11 +24,11 @@ use crate::sandbox::open;
 /// What differs from `plan`, a line each; empty: nothing does. A port that a program of the host
 /// keeps, and an engine's own mesh that is left alone, are no differences.
 pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> {
-    if plan.is_empty() {
-        return Ok(Vec::new());
-    }
     let host = Netns::this()?;
-    let mut lines = Vec::new();
+    let mut lines = outbound(&host, plan)?;
+    if plan.is_empty() {
+        return Ok(lines);
+    }
     let mut wanted: Led = plan
         .direct
         .iter()
@@ -39,7 +41,7 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         let frame = |it: &Balancing| gate::doorway([0; 4].into(), Ipv4Net::default(), it);
         let seen = led(&netns, &frame, plan)?;
         if seen.is_none() && enabled == Enabled::Auto && ground::ipvs(&netns)? != Ipvs::Absent {
-            return Ok(Vec::new());
+            return Ok(lines);
         }
         let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
         compare("the engine's doorway", &inside(ingress), seen, &mut lines);
@@ -54,6 +56,18 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
     wanted.retain(|port, _| !occupied.whole.contains_key(port));
     compare("the host", &wanted, seen, &mut lines);
     Ok(lines)
+}
+
+/// What differs in the way out of containers on the engine's gateway bridge.
+fn outbound(host: &Netns, plan: &Plan) -> Result<Vec<String>, MeshError> {
+    if plan.gateway.is_empty() {
+        return Ok(Vec::new());
+    }
+    let exits = Outbound::default().exits(host, &plan.gateway, true, Instant::now())?;
+    let wanted = Host { exits, ..Host::default() }.ruleset(&Balancing::default());
+    let seen = table::read_rules(&mut Socket::open(host)?)?;
+    let odd = outbound::CHAINS.iter().filter(|it| !seen.has_as(it, &wanted));
+    Ok(odd.map(|it| format!("the host: chain `{it}` is not as planned")).collect())
 }
 
 /// Where ports lead.

@@ -117,6 +117,7 @@ impl<'a> Leading<'a> {
             bridges: self.bridges.clone(),
             mistaken: self.mistaken.clone(),
             devices,
+            ..Host::default()
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Plan {
     pub draining: BTreeMap<Ipv4Addr, Duration>,
     /// The networks of the tasks of `direct`.
     pub bridges: BTreeSet<Bridge>,
+    /// The subnets of the engine's bridge by which containers on overlays reach the world.
+    pub gateway: BTreeSet<Ipv4Net>,
     /// The namespaces of local tasks, by which way their replies leave.
     pub ways: BTreeMap<SandboxId, Way>,
     /// Local namespaces on the ingress network in which nothing of the mesh is wanted.

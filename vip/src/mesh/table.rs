@@ -179,6 +179,16 @@ impl Ruleset {
     }
 }
 
+impl Seen {
+    /// Whether it has this chain as `ruleset` has it; neither having it is the same, too.
+    pub(crate) fn has_as(&self, chain: &str, ruleset: &Ruleset) -> bool {
+        let wanted = ruleset.chains.get(chain);
+        let rules = |it: &Chain| it.rules.iter().map(|it| userdata(it)).collect::<Vec<_>>();
+        self.chains.get(chain).copied() == wanted.map(|it| it.hook)
+            && self.rules.get(chain).cloned() == wanted.map(rules)
+    }
+}
+
 impl Set {
     /// One that rules fill, up to `size` elements with time-outs.
     pub(crate) fn learned(key: &'static [KeyType], value: SetValue, size: u32) -> Self {
@@ -230,15 +240,11 @@ pub(crate) fn read(socket: &mut Socket, known: &Ruleset) -> Result<Option<Seen>,
     if !is_there(socket)? {
         return Ok(None);
     }
-    let mut seen = Seen::default();
     let names: BTreeSet<String> = socket.sets(TABLE)?.into_iter().collect();
     if names.iter().any(|it| it != ALIVE && !known.sets.contains_key(it.as_str())) {
         return Ok(None);
     }
-    seen.chains = socket.chains(TABLE)?.into_iter().map(|it| (it.name, it.hook)).collect();
-    for rule in socket.rules(TABLE)? {
-        seen.rules.entry(rule.chain).or_default().push(rule.userdata);
-    }
+    let mut seen = read_rules(socket)?;
     for name in names {
         let is_learned = known.sets.get(name.as_str()).is_some_and(|it| it.learned.is_some());
         if name == ALIVE {
@@ -252,6 +258,16 @@ pub(crate) fn read(socket: &mut Socket, known: &Ruleset) -> Result<Option<Seen>,
         }
     }
     Ok(Some(seen))
+}
+
+/// The chains and rules of our table, and none of its sets; nothing where there is no table.
+pub(crate) fn read_rules(socket: &mut Socket) -> Result<Seen, NftError> {
+    let chains = socket.chains(TABLE)?.into_iter().map(|it| (it.name, it.hook)).collect();
+    let mut seen = Seen { chains, ..Seen::default() };
+    for rule in socket.rules(TABLE)? {
+        seen.rules.entry(rule.chain).or_default().push(rule.userdata);
+    }
+    Ok(seen)
 }
 
 /// What a portolan before this one may have had more than is wanted now: of ports, tasks, classes.

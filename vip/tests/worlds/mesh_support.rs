@@ -23,6 +23,9 @@ use kernel::{link, socket, sysctl};
 use registry::{Consumer, Notes, Outcome, Snapshot};
 use vip::mesh::{ClientIp, Config, Enabled, Mesh};
 
+/// The table of what the engine does for its bridge.
+pub(crate) const ENGINES: Table<'static> = Table { family: Family::Ip, name: "nat" };
+
 /// Where tasks listen (TCP and UDP): they say their name and whom they see.
 pub(crate) const TARGET: u16 = 80;
 /// How long a client waits: far longer than anything here takes.
@@ -245,7 +248,7 @@ impl Building<'_> {
 
 /// As the engine does: what leaves its bridge leaves as the host.
 fn masquerade(host: &Netns) {
-    let table = Table { family: Family::Ip, name: "nat" };
+    let table = ENGINES;
     let hook = Hook { kind: ChainKind::Nat, point: HookPoint::Postrouting, priority: 100 };
     let mut name = b"docker_gwbridge".to_vec();
     name.resize(16, 0);
@@ -429,6 +432,14 @@ impl Manager {
         self.later(upkeep);
     }
 
+    /// What differs on this node from what a world file asks for.
+    pub(crate) fn inspect(&mut self, world: &str) -> Vec<String> {
+        let draft = registry::source::world::parse(world, "world.toml").unwrap();
+        let (plan, _) = self.mesh.compile(&Arc::new(Snapshot::build(draft, self.generation)));
+        let look = || vip::mesh::inspect(&plan, Enabled::Auto);
+        Netns::open(&self.host).unwrap().run(look).unwrap().unwrap()
+    }
+
     pub(crate) fn try_make(&mut self, world: &str) -> (Outcome, Notes) {
         let draft = registry::source::world::parse(world, "world.toml").unwrap();
         self.generation += 1;
@@ -469,6 +480,13 @@ impl Text {
             node + 1
         );
         self.0.push_str(&text);
+        self
+    }
+
+    /// The engine's bridge on the node, as a network.
+    pub(crate) fn gateway_bridge(mut self) -> Self {
+        let network = "[[network]]\nname = \"docker_gwbridge\"\nsubnet = \"172.31.1.0/24\"\n";
+        self.0.push_str(network);
         self
     }
 

@@ -152,8 +152,9 @@ fn moved<'a>(before: &'a Snapshot, now: &'a Snapshot) -> BTreeSet<&'a TaskId> {
         .collect()
 }
 
-/// A mark that only the packets of this module carry: they stay in the namespace.
-const MARK: u32 = 0x1000_0000;
+/// A mark that only the packets of this module carry: they stay in the namespace. Below the bits
+/// that the mesh has there.
+const MARK: u32 = 0x0008_0000;
 
 const TABLE: Table<'static> = Table { family: Family::Inet, name: "portolan_inquiry" };
 const CHAIN: &str = "output";

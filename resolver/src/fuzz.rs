@@ -28,6 +28,9 @@ pub fn upstream_reply(octets: &[u8], now: Instant) -> usize {
     let Some(reply) = matching(octets, &query, id) else { return 0 };
     let reply = reply.vouched(true);
     drop(reply.ipv4_addresses());
+    for kind in [Kind::A, Kind::AAAA, Kind::PTR] {
+        drop(reply.told(kind));
+    }
     let filter = Filter::new([&query.name]);
     assert!(!filter.blocks(&query, &reply, &[]), "an allowed name was held back");
     let blocked = Filter::default().blocks(&query, &reply, &[]);

@@ -13,7 +13,7 @@ pub(crate) mod chain;
 pub(crate) mod layout;
 
 use std::borrow::Cow;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use self::asked::{Asked, Said};
 use self::chain::Chain;
@@ -24,6 +24,7 @@ use super::{
     RawRecord, Rcode, TRUNCATED_FLAG, Transport,
 };
 use crate::answer::Reason;
+use crate::name::Name;
 
 /// A reply that matched.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -118,6 +119,29 @@ impl Reply {
             at = record.end;
         }
         Some(addresses)
+    }
+
+    /// The data of its A, AAAA or PTR records, as people write it; `None`: a record is cut short.
+    pub(crate) fn told(&self, kind: Kind) -> Option<Vec<String>> {
+        let header = Header::read(&self.octets)?;
+        let mut at = header.end_of_questions(&self.octets)?;
+        let mut told = Vec::new();
+        for _ in 0..header.answers {
+            let record = RawRecord::read(&self.octets, at)?;
+            let start = record.ttl_at + 6;
+            let data = self.octets.get(start..record.end)?;
+            if record.kind == kind {
+                told.push(match kind {
+                    Kind::A => Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?).to_string(),
+                    Kind::AAAA => Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?).to_string(),
+                    _ => {
+                        Name::from_wire(chain::Plain::read(&self.octets, start)?.wire()).ok()?.key()
+                    }
+                });
+            }
+            at = record.end;
+        }
+        Some(told)
     }
 
     /// The same, of a server whose word on signatures is passed on where `trusted`.

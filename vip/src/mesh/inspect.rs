@@ -2,6 +2,8 @@
 //!
 //! Always true here: nothing is changed, and nothing is believed that was known before.
 
+mod ways;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
@@ -45,6 +47,7 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         }
         let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
         compare("the engine's doorway", &inside(ingress), seen, &mut lines);
+        lines.extend(plan.ways.values().flat_map(ways::differences));
         let through = |port: &Port| BTreeSet::from([SocketAddrV4::new(doorway.own, port.number)]);
         let led = ingress.ports.iter().filter(|(port, it)| !it.is_proxied(**port));
         wanted.extend(led.map(|(port, _)| (*port, through(port))));

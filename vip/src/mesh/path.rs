@@ -85,6 +85,12 @@ pub(crate) fn visit(way: Way, known: Option<Path>, sysctls: &Sysctls, now: Insta
     }
 }
 
+/// The sysctls of a namespace whose interface on the ingress network is `device`.
+pub(crate) fn needs(device: &str) -> [Need; 2] {
+    let accept = Need::Value("ipv4/tcp_fwmark_accept".to_owned(), "1");
+    [Need::Loose(device.to_owned()), accept]
+}
+
 fn settle(
     way: Way,
     known: Option<Path>,
@@ -102,8 +108,7 @@ fn settle(
     };
     let place = way::place(&netns, way.own)?.ok_or(MeshError::NoInterface(way.own))?;
     let device = place.device.clone();
-    let accept = Need::Value("ipv4/tcp_fwmark_accept".to_owned(), "1");
-    sysctls.hold(&netns, cookie, &[Need::Loose(device.clone()), accept])?;
+    sysctls.hold(&netns, cookie, &needs(&device))?;
     let mut changes = way::settle_routes(&netns, &device, &way.routers)?;
     let frame = |_: &_| way::ruleset(&place, &way.routers);
     let layout = Layout { wanted: Vec::new(), frame: &frame };

@@ -176,6 +176,13 @@ struct Missing {
 }
 
 impl Need {
+    /// What is not as it has to be, if anything is.
+    pub(crate) fn in_words(&self, netns: &Netns) -> Result<Option<String>, SysctlError> {
+        let missing = self.missing(netns)?;
+        let line = |Missing { name, was, now, .. }| format!("{name} is {was}, and {now} is needed");
+        Ok(missing.map(line))
+    }
+
     /// What there is to be done. A sysctl that is not there (an interface that has just gone, an old
     /// kernel) is not missed.
     fn missing(&self, netns: &Netns) -> Result<Option<Missing>, SysctlError> {

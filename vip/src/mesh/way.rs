@@ -132,18 +132,7 @@ pub(crate) fn settle_routes(
     device: &str,
     routers: &BTreeMap<u32, Ipv4Addr>,
 ) -> Result<usize, RouteError> {
-    let want_rule = |number: &u32| MarkRule {
-        mark: number << SHIFT,
-        mask: MASK,
-        table: TABLES + number,
-        priority: PRIORITY,
-    };
-    let rules: BTreeSet<MarkRule> = routers.keys().map(want_rule).collect();
-    let route = |(number, gateway): (&u32, &Ipv4Addr)| {
-        let (table, gateway, device) = (TABLES + number, *gateway, device.to_owned());
-        TableRoute { table, gateway, device }
-    };
-    let routes: BTreeSet<TableRoute> = routers.iter().map(route).collect();
+    let (rules, routes) = routes(device, routers);
     let there_rules: BTreeSet<MarkRule> = rule::rules(netns)?.into_iter().collect();
     let there_routes: BTreeSet<TableRoute> = rule::table_routes(netns)?.into_iter().collect();
     let mut changes = 0;
@@ -166,6 +155,26 @@ pub(crate) fn settle_routes(
         changes += 1;
     }
     Ok(changes)
+}
+
+/// The rules and routes of `routers` over `device`.
+pub(crate) fn routes(
+    device: &str,
+    routers: &BTreeMap<u32, Ipv4Addr>,
+) -> (BTreeSet<MarkRule>, BTreeSet<TableRoute>) {
+    let want_rule = |number: &u32| MarkRule {
+        mark: number << SHIFT,
+        mask: MASK,
+        table: TABLES + number,
+        priority: PRIORITY,
+    };
+    let rules: BTreeSet<MarkRule> = routers.keys().map(want_rule).collect();
+    let route = |(number, gateway): (&u32, &Ipv4Addr)| {
+        let (table, gateway, device) = (TABLES + number, *gateway, device.to_owned());
+        TableRoute { table, gateway, device }
+    };
+    let routes: BTreeSet<TableRoute> = routers.iter().map(route).collect();
+    (rules, routes)
 }
 
 fn by_device(op: CmpOp, device: &str) -> Vec<Expr> {

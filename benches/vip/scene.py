@@ -56,7 +56,8 @@ class Scene:
              f"{replicas} tasks of {name}", seconds)
         for node in self.lab.portolans:
             try:
-                wait(lambda: len(self.tasks(node, name)) == replicas, f"{replicas} tasks of {name} by portolan on {node}", 20)
+                # What the engines' gossip lost they tell each other every 30 s.
+                wait(lambda: len(self.tasks(node, name)) == replicas, f"{replicas} tasks of {name} by portolan on {node}", 45)
             except RuntimeError as error:
                 # Whose fault: what the node's engine heard of the others, at that moment.
                 heard = docker(node, f"network inspect --verbose -f '{{{{json .Services}}}}' {NETWORK}", check=False)

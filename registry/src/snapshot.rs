@@ -10,7 +10,7 @@
 pub mod changes;
 mod held;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::id::{NetworkId, NodeId, SandboxId, ServiceId, TaskId};
@@ -32,6 +32,8 @@ pub struct Draft {
     pub nodes: Vec<Node>,
     /// The node that this process runs on, where there is more than one.
     pub this_node: Option<NodeId>,
+    /// Networks of which nobody said yet who is on them: that they seem empty means nothing.
+    pub unread: BTreeSet<NetworkId>,
     /// What the source had to say.
     pub notes: Notes,
 }
@@ -47,6 +49,7 @@ pub struct Snapshot {
     sandboxes: BTreeMap<SandboxId, Arc<Sandbox>>,
     nodes: BTreeMap<NodeId, Arc<Node>>,
     this_node: Option<NodeId>,
+    unread: BTreeSet<NetworkId>,
     notes: Notes,
     /// By id, as all lists below.
     tasks_of: BTreeMap<ServiceId, Vec<Arc<Task>>>,
@@ -64,9 +67,9 @@ impl Snapshot {
     /// next number, sharing what is equal in both.
     #[must_use]
     pub fn followed_by(&self, draft: Draft) -> Self {
-        let Draft { networks, services, tasks, sandboxes, nodes, this_node, notes } = draft;
+        let Draft { networks, services, tasks, sandboxes, nodes, this_node, unread, notes } = draft;
         let generation = self.generation.saturating_add(1);
-        let mut built = Self { generation, this_node, notes, ..Self::default() };
+        let mut built = Self { generation, this_node, unread, notes, ..Self::default() };
         for network in sorted(networks) {
             let id = network.id.clone();
             built.networks.entry(id).or_insert_with_key(|id| shared(&self.networks, id, network));
@@ -111,8 +114,14 @@ impl Snapshot {
             && self.sandboxes == other.sandboxes
             && self.nodes == other.nodes
             && self.this_node == other.this_node
+            && self.unread == other.unread
             && self.notes == other.notes
             && self.stale == other.stale
+    }
+
+    /// Whether nobody said yet who is on this network.
+    pub fn is_unread(&self, network: &NetworkId) -> bool {
+        self.unread.contains(network)
     }
 
     /// What the sources had to say.

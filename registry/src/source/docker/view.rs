@@ -80,6 +80,11 @@ impl View {
         })
     }
 
+    /// The overlay networks whose gossip was not read yet.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = NetworkId> {
+        self.live_overlays().map(|it| it.id.clone()).filter(|it| !self.gossip.contains_key(it))
+    }
+
     /// Takes over what was answered of a service's tasks; whether that changes anything. Nobody is
     /// asked about the ingress network, which a task may leave last: it drains there as well.
     pub(crate) fn note_draining(&mut self, question: &Question, verdict: &Verdict) -> bool {

@@ -33,6 +33,7 @@ pub(super) fn link(document: &Document<'_>, raw: &Raw) -> Draft {
         nodes: raw.nodes.iter().map(node).collect(),
         this_node: raw.this_node.as_ref().map(|it| it.value.as_str().into()),
         notes: Notes::default(),
+        unread: BTreeSet::new(),
     }
 }
 

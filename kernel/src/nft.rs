@@ -17,7 +17,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 pub use self::batch::{Batch, comment};
 pub use self::expr::{Checksum, CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectWith};
 pub(crate) use self::monitor::is_change_of;
-pub use self::monitor::{Event, Monitor};
+pub use self::monitor::{Event, Monitor, Watched};
 pub(crate) use self::read::read_any;
 pub use self::read::{ChainInfo, RuleInfo, TableInfo};
 pub use self::set::{Element, ElementValue, KeyType, SetSpec, SetValue, Verdict, concat};

@@ -5,6 +5,7 @@
 //! [`PROTOCOL`], so that it can be told from anybody else's.
 
 mod local;
+mod routing;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +17,7 @@ use crate::netns::{Netns, NetnsError};
 use ipnet::IpNet;
 
 pub use self::local::{local_addresses, settle_local_addresses};
+pub use self::routing::{RoutingWatch, Told};
 
 /// `rtm_protocol` of the routes that portolan makes. None of the numbers that routing daemons have
 /// (`linux/rtnetlink.h`, `/etc/iproute2/rt_protos`; 186 to 189 are BGP, IS-IS, OSPF and RIP):

@@ -56,6 +56,7 @@ pub use self::sysctls::SysctlsError;
 use self::doors::{Doors, Report};
 use self::laid::Laid;
 use self::paths::{Errand, Errands, Paths, Visited};
+use self::plan::Ingress;
 use self::rival::Leader;
 use self::sysctls::Sysctls;
 use crate::apply::chain;
@@ -264,6 +265,10 @@ impl Consumer for Mesh {
             tracing::info!(%task, "its time to drain is over: connections through the mesh are cut");
         }
         let goal = Goal { plan: Arc::clone(plan), expired: self.drains.expired() };
+        if let Some(ingress) = plan.ingress.as_ref().filter(|it| it.unread) {
+            keep(ingress, &mut outcome).await;
+            return outcome;
+        }
         let leader = self.leader(plan, now).await;
         let Errands { first, then } = self.errands(plan, leader, now);
         self.run(first, now, &mut outcome).await;
@@ -289,6 +294,24 @@ impl Consumer for Mesh {
     fn bell(&self) -> Option<Arc<Notify>> {
         Some(self.watches.bell())
     }
+}
+
+/// What seems to be published says nothing yet, so all that is there stays.
+async fn keep(ingress: &Ingress, outcome: &mut Outcome) {
+    let ingress = ingress.clone();
+    let mut running = JoinSet::new();
+    running.spawn_blocking(move || Doors::keep(&ingress));
+    match running.join_next().await {
+        Some(Ok(Err(error))) => report(outcome, "engine's doorway".to_owned(), &error),
+        Some(Err(error)) => broken(outcome, &error),
+        Some(Ok(Ok(()))) | None => {}
+    }
+    outcome.failures.warning(
+        "mesh",
+        "ingress",
+        "the engine does not tell yet who is on the ingress network; published ports stay as they are",
+        "see what `status` says of the engine",
+    );
 }
 
 /// What is known of the table at a place.

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kernel::netns::Netns;
-use kernel::nft::{Monitor, NftError};
+use kernel::nft::{Monitor, NftError, Watched};
+use kernel::route::{RoutingWatch, Told};
 use registry::id::SandboxId;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
@@ -26,6 +27,8 @@ use crate::sandbox::{self, Known};
 /// The table of the names, which whoever serves them refreshes several times a second. Where it is
 /// flushed with all others, the transaction does not begin with it: its owner flag protects it.
 const MUTED: &str = "portolan_dns";
+
+const OUR_TABLE: &[Watched<'static>] = &[Watched { table: TABLE_NAME, chain: None }];
 
 /// The shortest time between two visits for changes by others: a program that rewrites all rules
 /// does so in several transactions.
@@ -64,7 +67,9 @@ pub(crate) struct Begun {
     monitor: Monitor,
     /// The namespace, by its cookie: ports are given anew in each.
     cookie: u64,
-    table: &'static str,
+    watched: &'static [Watched<'static>],
+    /// What is told besides changes of tables.
+    routing: Option<RoutingWatch>,
     port: u32,
     /// Whether something may have happened between the visit and the subscription.
     doubtful: bool,
@@ -91,11 +96,12 @@ impl<Place: Clone + Debug + Ord + Send + 'static> Watches<Place> {
     /// Waits for changes in a sandbox.
     pub(crate) fn follow(&mut self, id: Place, begun: Begun) -> Watch {
         while self.tasks.try_join_next().is_some() {}
-        let Begun { monitor, cookie, table, port, doubtful } = begun;
+        let Begun { monitor, cookie, watched, routing, port, doubtful } = begun;
         if doubtful {
             self.shared.doubt(id.clone());
         }
-        let task = self.tasks.spawn(follow(Arc::clone(&self.shared), id, monitor, (table, port)));
+        let ear = Ear { monitor, watched, routing, port };
+        let task = self.tasks.spawn(follow(Arc::clone(&self.shared), id, ear));
         Watch { cookie, port, task }
     }
 }
@@ -139,30 +145,62 @@ pub(crate) fn begin(path: &Path, known: &mut Known) -> Result<Option<Begun>, Nft
     let monitor = Monitor::open(&netns, Some(MUTED))?;
     // Who serves names may have been that; then the visit finds all as it was.
     let doubtful = before.is_none() || before != known.generation();
-    Ok(Some(Begun { monitor, cookie: known.cookie, table: TABLE_NAME, port, doubtful }))
+    let (cookie, watched) = (known.cookie, OUR_TABLE);
+    Ok(Some(Begun { monitor, cookie, watched, routing: None, port, doubtful }))
 }
 
-/// Subscribes to the changes of `table` by other sockets than that with `port`, which did not read
-/// or write anything yet; within a tokio runtime, on a thread that may wait.
+/// Subscribes to the changes of what is `watched` by other sockets than that with `port`, which did
+/// not read or write anything yet, and to what is to be `told` of the routing; within a tokio
+/// runtime, on a thread that may wait.
 pub(crate) fn begin_before(
     netns: &Netns,
-    table: &'static str,
+    watched: &'static [Watched<'static>],
+    told: Told,
     port: u32,
 ) -> Result<Begun, NftError> {
     let cookie = netns.cookie()?;
     let monitor = Monitor::open(netns, Some(MUTED))?;
-    Ok(Begun { monitor, cookie, table, port, doubtful: false })
+    let routing = RoutingWatch::open(netns, told);
+    if let Err(error) = &routing {
+        tracing::warn!(?netns, %error, "changes of routes by others are not heard of");
+    }
+    Ok(Begun { monitor, cookie, watched, routing: routing.ok(), port, doubtful: false })
 }
 
-async fn follow<Place: Clone + Debug + Ord>(
-    shared: Arc<Shared<Place>>,
-    id: Place,
-    mut monitor: Monitor,
-    (table, port): (&'static str, u32),
-) {
+/// How changes in one place are heard of.
+struct Ear {
+    monitor: Monitor,
+    watched: &'static [Watched<'static>],
+    routing: Option<RoutingWatch>,
+    port: u32,
+}
+
+impl Ear {
+    /// Waits for the next change by somebody else. `None`: nothing more is heard of tables.
+    async fn hears(&mut self) -> Option<()> {
+        let Self { monitor, watched, routing, port } = self;
+        tokio::select! {
+            event = monitor.changed_in(watched, *port) => event.map(drop),
+            () = moved(routing) => Some(()),
+        }
+    }
+}
+
+/// Waits until the routing changes, as long as that can be heard of.
+async fn moved(routing: &mut Option<RoutingWatch>) {
+    if let Some(watch) = routing {
+        if watch.changed().await.is_some() {
+            return;
+        }
+        *routing = None;
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn follow<Place: Clone + Debug + Ord>(shared: Arc<Shared<Place>>, id: Place, mut ear: Ear) {
     let mut pace = Pace::default();
-    while let Some(event) = monitor.changed(table, port).await {
-        tracing::debug!(place = ?id, ?event, "somebody else changed the table");
+    while ear.hears().await.is_some() {
+        tracing::debug!(place = ?id, "somebody else changed what is ours");
         shared.doubt(id.clone());
         sleep(pace.pause(Instant::now())).await;
     }

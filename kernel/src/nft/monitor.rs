@@ -30,6 +30,15 @@ pub enum Event {
     Lost,
 }
 
+/// What of the tables is to be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Watched<'a> {
+    /// The table's name, of whatever family.
+    pub table: &'a str,
+    /// Only this chain: that it goes, with the table or alone, and changes of its rules.
+    pub chain: Option<&'a str>,
+}
+
 /// A subscription to the changes of a namespace's tables.
 #[derive(Debug)]
 pub struct Monitor {
@@ -53,9 +62,14 @@ impl Monitor {
     /// whatever family. What was missed is [`Event::Lost`]. `None`: the subscription broke, it
     /// should be dropped. Cancelling loses nothing.
     pub async fn changed(&mut self, table: &str, own: u32) -> Option<Event> {
+        self.changed_in(&[Watched { table, chain: None }], own).await
+    }
+
+    /// As [`Monitor::changed`], for any of these.
+    pub async fn changed_in(&mut self, watched: &[Watched<'_>], own: u32) -> Option<Event> {
         loop {
             let mut ready = self.socket.readable().await.ok()?;
-            let (event, empty) = drain(self.socket.get_ref(), table, own)?;
+            let (event, empty) = drain(self.socket.get_ref(), watched, own)?;
             if empty {
                 ready.clear_ready();
             }
@@ -72,7 +86,8 @@ impl Monitor {
     /// Whether there is a change that was not waited for yet; what is asked for is as with
     /// [`Monitor::changed`].
     pub fn has_changed(&mut self, table: &str, own: u32) -> bool {
-        drain(self.socket.get_ref(), table, own).is_none_or(|(event, _)| event.is_some())
+        let watched = [Watched { table, chain: None }];
+        drain(self.socket.get_ref(), &watched, own).is_none_or(|(event, _)| event.is_some())
     }
 }
 
@@ -92,12 +107,13 @@ fn subscribe(muted: Option<&str>) -> io::Result<OwnedFd> {
 
 /// Reads what is there, bounded, up to the first change that matters; and whether that was all.
 /// `None`: the socket is broken.
-fn drain(socket: &OwnedFd, table: &str, own: u32) -> Option<(Option<Event>, bool)> {
+fn drain(socket: &OwnedFd, watched: &[Watched<'_>], own: u32) -> Option<(Option<Event>, bool)> {
+    let matters = |message: &Message<'_>| watched.iter().any(|it| it.is_about(message, own));
     let mut buffer = Vec::with_capacity(EVENT_BUFFER);
     for _ in 0..EVENTS_AT_ONCE {
         buffer.clear();
         match recv(socket, rustix::buffer::spare_capacity(&mut buffer), RecvFlags::empty()) {
-            Ok(_) if Messages::new(&buffer).any(|it| is_change_of(&it, table, own)) => {
+            Ok(_) if Messages::new(&buffer).any(|it| matters(&it)) => {
                 return Some((Some(Event::Changed), false));
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -107,6 +123,21 @@ fn drain(socket: &OwnedFd, table: &str, own: u32) -> Option<(Option<Event>, bool
         }
     }
     Some((None, false))
+}
+
+impl Watched<'_> {
+    /// Whether an event tells of a change of this by somebody else.
+    pub(crate) fn is_about(&self, message: &Message<'_>, own: u32) -> bool {
+        let Some(chain) = self.chain else { return is_change_of(message, self.table, own) };
+        let name = |attribute| message.attributes(GENMSG).text(attribute);
+        let is_it = match message.kind & 0xff {
+            DELETE_TABLE => true,
+            NEW_CHAIN | DELETE_CHAIN => name(NFTA_CHAIN_NAME) == Some(chain),
+            NEW_RULE | DELETE_RULE => name(NFTA_RULE_CHAIN) == Some(chain),
+            _ => false,
+        };
+        is_it && is_change_of(message, self.table, own)
+    }
 }
 
 /// Whether an event tells of a change of the table by somebody else. All messages but that of the
@@ -149,6 +180,14 @@ fn mute(table: &str) -> Vec<SockFilter> {
 const NFTABLES_GROUP: u32 = 1 << 6;
 /// `NFT_MSG_NEWGEN`.
 const NEW_GENERATION: u16 = NFNL_SUBSYS_NFTABLES << 8 | 15;
+/// `NFT_MSG_*`.
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const DELETE_CHAIN: u16 = 5;
+const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_RULE_CHAIN: u16 = 2;
 /// Bytes of `struct nfgenmsg` before the attributes.
 const GENMSG: usize = 4;
 

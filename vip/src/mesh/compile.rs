@@ -116,7 +116,8 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
         let draining = draining(snapshot, network, config.drain).collect();
         let subnets = subnets(network).collect();
         plan.strays = strays(snapshot, network, &plan.ways);
-        plan.ingress = Some(Ingress { netns, subnets, ports, alive, draining, masquerade });
+        let unread = snapshot.is_unread(&network.id);
+        plan.ingress = Some(Ingress { netns, subnets, ports, alive, draining, masquerade, unread });
     }
     (plan, notes)
 }
@@ -131,6 +132,7 @@ fn none(snapshot: &Snapshot) -> Plan {
         alive: BTreeSet::new(),
         draining: BTreeMap::new(),
         masquerade: false,
+        unread: false,
     };
     let strays = strays(snapshot, network, &BTreeMap::new());
     Plan { ingress: Some(ingress), strays, ..Plan::default() }

@@ -21,7 +21,7 @@ use super::compile::Enabled;
 use super::error::MeshError;
 use super::gate;
 use super::ground::{self, Doorway};
-use super::laid::{self, LOOK, Laid, Layout};
+use super::laid::{self, LOOK, Laid, Layout, Sphere};
 use super::leading::{Leading, Others};
 use super::outbound::{Exit, Outbound};
 use super::path::clear;
@@ -172,6 +172,15 @@ impl Doors {
         Ok(self.rival.decide(scene, now))
     }
 
+    /// Lets what is there go on as it is, also what a portolan before this one left.
+    pub(crate) fn keep(ingress: &Ingress) -> Result<(), MeshError> {
+        laid::revive(&Netns::this()?)?;
+        if let Some(netns) = open(&ingress.netns, None)? {
+            laid::revive(&netns)?;
+        }
+        Ok(())
+    }
+
     /// How long until it may be clearer who leads.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.rival.next()
@@ -196,9 +205,10 @@ impl Doors {
         let wanted = wanted.map(|(port, it)| (*port, it.led(*port), it.affinity)).collect();
         let masqueraded = if ingress.masquerade { Ipv4Net::default() } else { doorway.bridge };
         let frame = |it: &Balancing| gate::doorway(doorway.own, masqueraded, it);
+        let layout = Layout { wanted, frame: &frame, sphere: Sphere::Namespace };
         let inode = netns.inode();
         let known = self.doorway.take().filter(|it| it.inode == inode).map(|it| it.laid);
-        let (laid, more) = Laid::lay(&netns, known, &Layout { wanted, frame: &frame }, now)?;
+        let (laid, more) = Laid::lay(&netns, known, &layout, now)?;
         self.doorway = Some(Inside { laid, inode });
         changes += more;
         Ok((doorway, changes))
@@ -255,7 +265,7 @@ impl Doors {
         frame.exits.clone_from(&self.exits);
         frame.marks = self.outbound.marks();
         let ruleset = |it: &Balancing| frame.ruleset(it);
-        let layout = Layout { wanted: leading.wanted(), frame: &ruleset };
+        let layout = Layout { wanted: leading.wanted(), frame: &ruleset, sphere: Sphere::Host };
         // The guard stands before loopback addresses may leave.
         let (laid, mut changes) = Laid::lay(&host, self.host.take(), &layout, now)?;
         self.host = Some(laid);

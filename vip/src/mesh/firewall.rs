@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use kernel::netns::Netns;
+use kernel::nft::Watched;
 use registry::model::Protocol;
 
 use super::balance::FLAG;
@@ -228,6 +229,8 @@ fn wait(child: &mut Child) -> io::Result<bool> {
 }
 
 const CHAIN: &str = "DOCKER-USER";
+/// Where others' changes matter: what iptables-nft makes of it.
+pub(crate) const USERS_CHAIN: Watched<'static> = Watched { table: "filter", chain: Some(CHAIN) };
 const NFT: &str = "iptables-nft";
 const LEGACY: &str = "iptables-legacy";
 const PLAIN: &str = "iptables";

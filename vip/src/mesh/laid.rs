@@ -10,11 +10,13 @@
 use std::time::Duration;
 
 use kernel::netns::Netns;
-use kernel::nft::{Batch, NftError, Socket};
+use kernel::nft::{Batch, NftError, Socket, Watched};
+use kernel::route::Told;
 use tokio::time::Instant;
 
 use super::affinity;
 use super::balance::{Balancing, Wanted};
+use super::firewall::USERS_CHAIN;
 use super::table::{self, Ruleset, TABLE};
 use crate::sandbox::UPKEEP;
 use crate::watch::{self, Begun, Watch};
@@ -47,6 +49,17 @@ pub(crate) struct Layout<'a> {
     pub(crate) wanted: Vec<Wanted<'a>>,
     /// The table for a balancing; nothing: no table.
     pub(crate) frame: &'a (dyn Fn(&Balancing) -> Ruleset + Sync),
+    /// What of it all others may change.
+    pub(crate) sphere: Sphere,
+}
+
+/// What of ours there is besides the table, and who else may change it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sphere {
+    /// Rules, routes and settings of interfaces, few of them.
+    Namespace,
+    /// Forwarding, and the rule in the engine's firewall.
+    Host,
 }
 
 impl Laid {
@@ -70,13 +83,13 @@ impl Laid {
             Some(laid) => (laid.socket, laid.ear),
             None => (Socket::open(netns)?, Ear::Deaf),
         };
-        let mut ear = if ear.hears() { ear } else { Ear::open(netns, &socket) };
+        let mut ear = if ear.hears() { ear } else { Ear::open(netns, &socket, layout.sphere) };
         let kinds = Balancing::of_all_kinds().next(layout.wanted.iter().copied());
         let seen = match table::read(&mut socket, &(layout.frame)(&kinds)) {
             Err(error) if error.is_too_long() => {
                 tracing::warn!(?netns, "somebody filled the mesh's table; it is made anew");
                 socket = Socket::open(netns)?;
-                ear = Ear::open(netns, &socket);
+                ear = Ear::open(netns, &socket, layout.sphere);
                 None
             }
             read => read?,
@@ -137,8 +150,14 @@ impl Laid {
 }
 
 impl Ear {
-    fn open(netns: &Netns, socket: &Socket) -> Self {
-        let begun = socket.port().and_then(|it| watch::begin_before(netns, TABLE.name, it));
+    fn open(netns: &Netns, socket: &Socket, sphere: Sphere) -> Self {
+        const TABLE_ALONE: Watched<'static> = Watched { table: TABLE.name, chain: None };
+        let (watched, told): (&[_], _) = match sphere {
+            Sphere::Namespace => (&[TABLE_ALONE], Told::All),
+            Sphere::Host => (&[TABLE_ALONE, USERS_CHAIN], Told::Settings),
+        };
+        let begin = |port| watch::begin_before(netns, watched, told, port);
+        let begun = socket.port().and_then(begin);
         match begun {
             Ok(begun) => Self::Begun(begun),
             Err(error) => {
@@ -160,6 +179,17 @@ impl Ear {
 /// Whether a table of our name is in a namespace.
 pub(crate) fn is_there(netns: &Netns) -> Result<bool, NftError> {
     table::is_there(&mut Socket::open(netns)?)
+}
+
+/// Lets a table of the mesh that is in a namespace work for another while.
+pub(crate) fn revive(netns: &Netns) -> Result<(), NftError> {
+    let mut socket = Socket::open(netns)?;
+    if !table::is_there(&mut socket)? {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    Ruleset { mortal: true, ..Ruleset::default() }.revive(&mut batch);
+    socket.commit(&batch)
 }
 
 /// Removes our table from a namespace; gives whether there was one.

@@ -13,7 +13,7 @@ use kernel::netns::Netns;
 use tokio::time::Instant;
 
 use super::error::MeshError;
-use super::laid::{self, LOOK, Laid, Layout};
+use super::laid::{self, LOOK, Laid, Layout, Sphere};
 use super::plan::{Aside, Way};
 use super::sysctls::{Need, Sysctls};
 use super::way;
@@ -111,7 +111,7 @@ fn settle(
     sysctls.hold(&netns, cookie, &needs(&device))?;
     let mut changes = way::settle_routes(&netns, &device, &way.routers)?;
     let frame = |_: &_| way::ruleset(&place, &way.routers);
-    let layout = Layout { wanted: Vec::new(), frame: &frame };
+    let layout = Layout { wanted: Vec::new(), frame: &frame, sphere: Sphere::Namespace };
     let met = known.as_ref().map_or(now, |it| it.met);
     let (laid, more) = Laid::lay(&netns, known.map(|it| it.laid), &layout, now)?;
     changes += more;

@@ -53,6 +53,8 @@ pub struct Ingress {
     pub draining: BTreeMap<Ipv4Addr, Duration>,
     /// Whether tasks see the node in place of the client.
     pub masquerade: bool,
+    /// Whether nobody said yet who is on it: then all stays as it is.
+    pub unread: bool,
 }
 
 /// A port of the node.

@@ -105,6 +105,7 @@ mod tests {
             alive: [].into(),
             draining: [].into(),
             masquerade: false,
+            unread: false,
         };
         let plan = Plan { ingress: Some(ingress), ..Plan::default() };
         let leading = leading.iter().map(|it| Port { protocol: Protocol::Tcp, number: *it });

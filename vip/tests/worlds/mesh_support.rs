@@ -20,7 +20,7 @@ use kernel::nft::{
 };
 use kernel::route::{self, Route};
 use kernel::{link, socket, sysctl};
-use registry::{Consumer, Notes, Outcome, Snapshot};
+use registry::{Consumer, Draft, Notes, Outcome, Snapshot};
 use vip::mesh::{ClientIp, Config, Enabled, Mesh};
 
 /// The table of what the engine does for its bridge.
@@ -442,6 +442,17 @@ impl Manager {
 
     pub(crate) fn try_make(&mut self, world: &str) -> (Outcome, Notes) {
         let draft = registry::source::world::parse(world, "world.toml").unwrap();
+        self.make_draft(draft)
+    }
+
+    /// As with an engine that does not tell yet who is on the ingress network.
+    pub(crate) fn make_unread(&mut self, world: &str) -> (Outcome, Notes) {
+        let mut draft = registry::source::world::parse(world, "world.toml").unwrap();
+        draft.unread = draft.networks.iter().map(|it| it.id.clone()).collect();
+        self.make_draft(draft)
+    }
+
+    fn make_draft(&mut self, draft: Draft) -> (Outcome, Notes) {
         self.generation += 1;
         let snapshot = Arc::new(Snapshot::build(draft, self.generation));
         let (plan, notes) = self.mesh.compile(&snapshot);

@@ -34,7 +34,7 @@ mod table;
 mod target;
 mod way;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,17 +142,6 @@ impl Mesh {
             self.begun = Some(now);
             report(outcome, "host".to_owned(), &error.into());
         }
-    }
-
-    /// What is to be done in tasks' namespaces.
-    fn errands(&mut self, plan: &Plan, leader: Leader, now: Instant) -> Errands {
-        let none = BTreeMap::new();
-        let ways = if leader == Leader::Portolan { &plan.ways } else { &none };
-        // Until it is decided, what a portolan before this one left stays.
-        let others = plan.ways.iter().filter(|_| leader == Leader::Engine);
-        let others = others.map(|(id, it)| (id.clone(), it.aside()));
-        let strays = plan.strays.iter().map(|(id, it)| (id.clone(), it.clone()));
-        self.paths.errands(ways, strays.chain(others), now)
     }
 
     async fn run(&mut self, mut errands: VecDeque<Errand>, now: Instant, outcome: &mut Outcome) {
@@ -270,7 +259,8 @@ impl Consumer for Mesh {
             return outcome;
         }
         let leader = self.leader(plan, now).await;
-        let Errands { first, then } = self.errands(plan, leader, now);
+        // Other nodes lead to tasks here, whoever leads on this one.
+        let Errands { first, then } = self.paths.errands(&plan.ways, &plan.strays, now);
         self.run(first, now, &mut outcome).await;
         let done = self.settle_doors(&goal, leader, now, &mut outcome).await;
         self.relay(plan, &mut outcome).await;

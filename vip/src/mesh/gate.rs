@@ -12,7 +12,8 @@
 //!                       l4proto . dport . iifname @interfaces jump balance
 //!                       l4proto . dport @ours goto stay }
 //!   chain stay        { dnat to ip daddr }
-//!   chain refuse      { type filter hook input priority 0; 1 != @alive return; not opening: return
+//!   chain refuse      { type filter hook input priority 0; 1 != @alive return
+//!                       ct state established,related return; not opening: return
 //!                       l4proto . dport . ip daddr @kept return; l4proto . dport @refused reject }
 //!   chain postrouting { type nat hook postrouting priority 90; not through the mesh: return
 //!                       ip saddr 127.0.0.0/8 masquerade
@@ -206,6 +207,8 @@ fn refuse(ruleset: &mut Ruleset) {
     let input = hook(ChainKind::Filter, HookPoint::Input, 0);
     ruleset.base(REFUSE, input);
     ruleset.rule(REFUSE, unless_alive());
+    // Answers to what began here come to whatever port the kernel chose for it.
+    ruleset.rule(REFUSE, if_known());
     ruleset.rule(REFUSE, unless_opening());
     let back = vec![Expr::Verdict(Verdict::Return)];
     ruleset.rule(REFUSE, [is_in(KEPT, Some(asked())), back].concat());
@@ -300,6 +303,16 @@ fn unless_opening() -> Vec<Expr> {
     ]
 }
 
+fn if_known() -> Vec<Expr> {
+    let (mask, none) = ((CT_ESTABLISHED | CT_RELATED).to_ne_bytes().to_vec(), vec![0; 4]);
+    vec![
+        Expr::Ct { key: CtKey::State, to: 0 },
+        Expr::Bitwise { from: 0, to: 0, mask, xor: none.clone() },
+        Expr::Cmp { op: CmpOp::Ne, from: 0, data: none },
+        Expr::Verdict(Verdict::Return),
+    ]
+}
+
 fn unless_local() -> Vec<Expr> {
     vec![
         Expr::FibDaddrType { to: 0 },
@@ -373,6 +386,9 @@ const BEFORE_CONNTRACK: i32 = -300;
 const BEFORE_TRANSLATION: i32 = -150;
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+/// `NF_CT_STATE_BIT`s, as [`CtKey::State`] loads them.
+const CT_ESTABLISHED: u32 = 2;
+const CT_RELATED: u32 = 4;
 /// `RTN_LOCAL`.
 const RTN_LOCAL: u32 = 2;
 const IFNAMSIZ: usize = 16;

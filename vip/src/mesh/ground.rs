@@ -62,12 +62,27 @@ pub(crate) fn doorway(netns: &Netns, ingress: &[Ipv4Net]) -> Result<Option<Doorw
 pub(crate) fn ipvs(doorway: &Netns) -> Result<Ipvs, NetnsError> {
     doorway.run(|| {
         // Without IPVS there is no such file.
-        let Ok(file) = File::open("/proc/thread-self/net/ip_vs") else { return Ipvs::Absent };
+        let Ok(file) = File::open("/proc/thread-self/net/ip_vs") else { return absent() };
         let mut text = String::new();
         let read = file.take(MOST_BYTES).read_to_string(&mut text).is_ok();
         let forwards = read && text.lines().any(|it| it.starts_with("FWM"));
         if forwards { Ipvs::Forwards } else { Ipvs::Idle }
     })
+}
+
+/// Whether IPVS that is not there could be loaded, as the list of this kernel's modules says.
+fn absent() -> Ipvs {
+    let read = |path: &str| {
+        let mut text = String::new();
+        let file = File::open(path).ok()?;
+        file.take(MOST_BYTES).read_to_string(&mut text).ok().map(|_| text)
+    };
+    let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    match read(&format!("/lib/modules/{}/modules.dep", release.trim_end())) {
+        None => Ipvs::Unknown,
+        Some(modules) if modules.contains("/ip_vs.ko") => Ipvs::Loadable,
+        Some(_) => Ipvs::Impossible,
+    }
 }
 
 /// The interfaces of the host that have an address in one of these networks.

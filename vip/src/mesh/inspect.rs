@@ -42,7 +42,7 @@ pub fn inspect(plan: &Plan, enabled: Enabled) -> Result<Vec<String>, MeshError> 
         };
         let frame = |it: &Balancing| gate::doorway([0; 4].into(), Ipv4Net::default(), it);
         let seen = led(&netns, &frame, plan)?;
-        if seen.is_none() && enabled == Enabled::Auto && ground::ipvs(&netns)? != Ipvs::Absent {
+        if seen.is_none() && enabled == Enabled::Auto && has_rival(&netns)? {
             return Ok(lines);
         }
         let doorway = ground::doorway(&netns, &ingress.subnets)?.ok_or(MeshError::NotConnected)?;
@@ -71,6 +71,14 @@ fn outbound(host: &Netns, plan: &Plan) -> Result<Vec<String>, MeshError> {
     let seen = table::read_rules(&mut Socket::open(host)?)?;
     let odd = outbound::CHAINS.iter().filter(|it| !seen.has_as(it, &wanted));
     Ok(odd.map(|it| format!("the host: chain `{it}` is not as planned")).collect())
+}
+
+/// Whether the engine's own mesh may be what works there.
+fn has_rival(doorway: &Netns) -> Result<bool, MeshError> {
+    Ok(match ground::ipvs(doorway)? {
+        Ipvs::Impossible | Ipvs::Unknown => false,
+        Ipvs::Loadable | Ipvs::Idle | Ipvs::Forwards => true,
+    })
 }
 
 /// Where ports lead.

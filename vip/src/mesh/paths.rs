@@ -66,7 +66,7 @@ impl Paths {
     pub(crate) fn errands(
         &mut self,
         ways: &BTreeMap<SandboxId, Way>,
-        strays: impl Iterator<Item = (SandboxId, Aside)>,
+        strays: &BTreeMap<SandboxId, Aside>,
         now: Instant,
     ) -> Errands {
         let mut errands = Errands::default();
@@ -95,14 +95,9 @@ impl Paths {
         }
         let doubtful = self.doubtful.iter().filter(|it| !ways.contains_key(it.0));
         let mut clear: BTreeMap<_, _> = doubtful.map(|(id, it)| (id.clone(), it.clone())).collect();
-        let mut there = BTreeSet::new();
-        for (id, aside) in strays {
-            if !self.bare.contains(&id) {
-                clear.insert(id.clone(), aside);
-            }
-            there.insert(id);
-        }
-        self.bare.retain(|it| there.contains(it));
+        self.bare.retain(|it| strays.contains_key(it));
+        let unknown = strays.iter().filter(|it| !self.bare.contains(it.0));
+        clear.extend(unknown.map(|(id, it)| (id.clone(), it.clone())));
         errands.then.extend(clear.into_iter().map(|(id, it)| Errand::Clear(id, it)));
         errands
     }

@@ -4,8 +4,9 @@
 //! Invariants
 //! - *once for a doorway*: who leads does not change with the number of tasks, so that connections
 //!   are not torn each time a service goes to none and back;
-//! - *no guess*: IPVS that is there and has nothing to forward may be the engine's, whose services
-//!   have no task yet. Until that is clear nothing is changed.
+//! - *no guess*: IPVS that has nothing to forward may be the engine's, whose services have no task
+//!   yet; it loads the module with the first. Until that is clear nothing is changed, but where
+//!   nobody can see whether there is such a module.
 
 use std::time::Duration;
 
@@ -14,8 +15,12 @@ use tokio::time::Instant;
 /// What of IPVS is to be seen in the doorway.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ipvs {
-    /// The kernel has none: the engine's mesh cannot work.
-    Absent,
+    /// The kernel cannot have it: the engine's mesh cannot work.
+    Impossible,
+    /// It is not there, and nobody can see whether it may be loaded.
+    Unknown,
+    /// It is not loaded. An engine does that when the first published service has a task.
+    Loadable,
     /// Nobody uses it.
     Idle,
     /// The engine forwards with it.
@@ -71,12 +76,15 @@ impl Rival {
         self.idle = self.idle.filter(|_| tasks).or_else(|| tasks.then_some(now));
         let waited = |it: Instant| now.saturating_duration_since(it) >= PATIENCE;
         self.leader = match ipvs {
-            Ipvs::Absent => Some(Leader::Portolan),
+            Ipvs::Impossible => Some(Leader::Portolan),
             Ipvs::Forwards => Some(Leader::Engine),
-            Ipvs::Idle if ours || self.idle.is_some_and(waited) => Some(Leader::Portolan),
-            Ipvs::Idle => None,
+            _ if self.idle.is_some_and(waited) => Some(Leader::Portolan),
+            Ipvs::Idle if ours => Some(Leader::Portolan),
+            Ipvs::Idle | Ipvs::Unknown | Ipvs::Loadable => None,
         };
-        self.leader.unwrap_or(Leader::Nobody)
+        let may_lead = ours || ipvs == Ipvs::Unknown;
+        let meanwhile = if may_lead { Leader::Portolan } else { Leader::Nobody };
+        self.leader.unwrap_or(meanwhile)
     }
 
     /// How long until it may be clearer.
@@ -102,11 +110,30 @@ mod tests {
     #[test]
     fn without_ipvs_the_mesh_is_ours_and_stays_so_when_somebody_loads_it() {
         let (mut rival, now) = (Rival::default(), Instant::now());
-        assert_eq!(rival.decide(scene(Ipvs::Absent, false), now), Leader::Portolan);
+        assert_eq!(rival.decide(scene(Ipvs::Impossible, false), now), Leader::Portolan);
         assert_eq!(rival.decide(scene(Ipvs::Forwards, true), now), Leader::Portolan);
         let other = Scene { doorway: 2, ..scene(Ipvs::Forwards, true) };
         assert_eq!(rival.decided(2), None);
         assert_eq!(rival.decide(other, now), Leader::Engine);
+    }
+
+    #[test]
+    fn an_engine_that_loads_ipvs_with_its_first_task_keeps_its_mesh() {
+        let now = Instant::now();
+        for (ipvs, meanwhile) in
+            [(Ipvs::Loadable, Leader::Nobody), (Ipvs::Unknown, Leader::Portolan)]
+        {
+            let mut rival = Rival::default();
+            let at = |second: u32| now + second * SECOND;
+            assert_eq!(rival.decide(scene(ipvs, false), at(0)), meanwhile);
+            assert_eq!(rival.decide(scene(ipvs, true), at(60)), meanwhile);
+            assert_eq!(rival.next(), Some(PATIENCE), "it is looked at again");
+            assert_eq!(rival.decide(scene(Ipvs::Forwards, true), at(61)), Leader::Engine);
+            let mut other = Rival::default();
+            assert_eq!(other.decide(scene(ipvs, true), at(0)), meanwhile);
+            assert_eq!(other.decide(scene(ipvs, true), at(10)), Leader::Portolan);
+            assert_eq!(other.decide(scene(Ipvs::Forwards, true), at(11)), Leader::Portolan);
+        }
     }
 
     #[test]

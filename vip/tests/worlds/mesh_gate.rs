@@ -150,3 +150,18 @@ fn clients_whose_network_has_the_addresses_of_the_ingress_network_are_answered()
         assert_eq!(node.host.call((host, 8001)).unwrap().0, seen);
     }
 }
+
+#[test]
+fn answers_to_what_the_node_began_itself_come_to_it_also_at_a_published_port() {
+    let mut world = One::new();
+    world.manager.make(&world.text(""));
+    // A server outside, and a socket of the node that happens to have the published port's number.
+    world.swarm.client.serve("server", 53);
+    let to = (world.swarm.client.address, 53);
+    let host = &world.swarm.nodes[0].host;
+    let datagrams = socket::udp_bound(&host.netns, (Ipv4Addr::UNSPECIFIED, 8001).into()).unwrap();
+    datagrams.set_nonblocking(false).unwrap();
+    datagrams.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(ask(&datagrams, to).unwrap().0.starts_with("server"));
+    assert!(host.call_from((host.address, 8001), to).unwrap().0.starts_with("server"));
+}

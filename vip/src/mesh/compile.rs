@@ -287,13 +287,30 @@ fn subnets(network: &Network) -> impl Iterator<Item = Ipv4Net> + '_ {
 /// The local namespaces on the ingress network.
 fn ways(snapshot: &Snapshot, ingress: &Network, notes: &mut Notes) -> BTreeMap<SandboxId, Way> {
     let routers = numbered(routers(snapshot, ingress), notes);
+    let held = held(snapshot, ingress);
     let way = |sandbox: &Sandbox| {
         let attachment = sandbox.networks.iter().find(|it| it.network == ingress.id)?;
         let own = attachment.addresses.iter().find_map(|it| ipv4(*it))?;
         let (name, netns, cookie) = (sandbox.name.clone(), sandbox.netns.clone(), sandbox.cookie);
-        Some((sandbox.id.clone(), Way { name, netns, cookie, own, routers: routers.clone() }))
+        let held = held.get(&own).cloned().unwrap_or_default();
+        let way = Way { name, netns, cookie, own, held, routers: routers.clone() };
+        Some((sandbox.id.clone(), way))
     };
     snapshot.sandboxes().filter_map(way).collect()
+}
+
+/// The ports of [`Way::held`], by task, where there are any.
+fn held(snapshot: &Snapshot, ingress: &Network) -> BTreeMap<Ipv4Addr, BTreeSet<u16>> {
+    let of = |task: &Task| {
+        let service = task.service.as_ref().and_then(|it| snapshot.service(it));
+        let ports = task.publishes.as_ref().or_else(|| service.map(|it| &it.ports));
+        ports.map(|it| target::led_on(it)).filter(|it| !it.is_empty())
+    };
+    let tasks = snapshot.tasks_on(&ingress.id).filter_map(|it| Some((it, of(it)?)));
+    let each = |(task, held): (&Task, BTreeSet<u16>)| {
+        ipv4_of(task, &ingress.id).map(|it| (it, held.clone())).collect::<Vec<_>>()
+    };
+    tasks.flat_map(each).collect()
 }
 
 /// The local namespaces on the ingress network that are none of `ways`.

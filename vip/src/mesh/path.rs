@@ -110,7 +110,7 @@ fn settle(
     let device = place.device.clone();
     sysctls.hold(&netns, cookie, &needs(&device))?;
     let mut changes = way::settle_routes(&netns, &device, &way.routers)?;
-    let frame = |_: &_| way::ruleset(&place, &way.routers);
+    let frame = |_: &_| way::ruleset(&place, &way);
     let layout = Layout { wanted: Vec::new(), frame: &frame, sphere: Sphere::Namespace };
     let met = known.as_ref().map_or(now, |it| it.met);
     let (laid, more) = Laid::lay(&netns, known.map(|it| it.laid), &layout, now)?;

@@ -124,6 +124,9 @@ pub struct Way {
     pub cookie: Option<u64>,
     /// The task's own address on the ingress network.
     pub own: Ipv4Addr,
+    /// Ports of datagrams at which the task is asked, and which the engine's own redirection in its
+    /// namespace would lead elsewhere.
+    pub held: BTreeSet<u16>,
     /// The nodes' ends of the ingress network, numbered: the number is in the marks of
     /// connections, so it stays with its node.
     pub routers: BTreeMap<u32, Ipv4Addr>,

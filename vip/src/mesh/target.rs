@@ -1,5 +1,7 @@
 //! Where tasks are asked for what comes to a published port. Pure.
 
+use std::collections::BTreeSet;
+
 use registry::model::{Protocol, PublishedPort};
 
 use super::compile::is_meshed;
@@ -25,9 +27,19 @@ pub(super) fn asked_at(
 /// the number of another published port can only be had so. Not datagrams that keep their client:
 /// ours leads them on before the engine's redirection.
 fn through_the_engine(ports: &[PublishedPort], port: &PublishedPort, masquerade: bool) -> bool {
+    is_led_on(ports, port) && (masquerade || port.protocol == Protocol::Tcp)
+}
+
+/// Targets of datagrams that the engine's own redirection would lead on, because they are numbers of
+/// other published ports.
+pub(super) fn led_on(ports: &[PublishedPort]) -> BTreeSet<u16> {
+    let datagrams = ports.iter().filter(|it| is_meshed(it) && it.protocol == Protocol::Udp);
+    datagrams.filter(|it| is_led_on(ports, it)).map(|it| it.target).collect()
+}
+
+fn is_led_on(ports: &[PublishedPort], port: &PublishedPort) -> bool {
     let mut others = ports.iter().filter(|it| is_meshed(it));
-    let is_led_on = others.any(|it| {
+    others.any(|it| {
         it.protocol == port.protocol && it.published == port.target && it.target != port.target
-    });
-    is_led_on && (masquerade || port.protocol == Protocol::Tcp)
+    })
 }

@@ -9,7 +9,8 @@
 //!   chain output     { type route hook output priority -150; goto replies }
 //!   chain replies    { ct direction reply; ct mark & MASK vmap @ways }
 //!   chain datagrams  { type nat hook prerouting priority -110
-//!                      ct mark & MASK != 0 meta l4proto udp ip saddr != INGRESS dnat to OUTER }
+//!                      ct mark & MASK != 0 meta l4proto udp ip saddr != INGRESS dnat to OUTER
+//!                      ct mark & MASK != 0 udp dport HELD dnat to ip daddr }   # for each
 //!   chain from-3     { ct mark set NUMBER 3; meta mark set NUMBER 3 }     # and to-3: meta mark
 //! }
 //! ip rule: fwmark 0x00300000/0xfff00000 lookup 70003; ip route: default via 10.0.0.3 dev DEV table 70003
@@ -22,6 +23,8 @@
 //! - *datagrams answer from where they were sent*: a UDP server on all addresses answers from the
 //!   address of the interface that leads to the client, which is not the ingress network's. So the
 //!   flow is led to that address (`OUTER`), and conntrack turns the answer's source back;
+//! - *datagrams stay where they were sent*: the engine's own redirection of published ports, behind
+//!   ours, would lead on what is for a target that has the number of one;
 //! - *right size*: with `tcp_fwmark_accept` the connection's own socket has the mark, so that it is
 //!   told the overlay's MTU from its first packet on.
 
@@ -37,9 +40,10 @@ use kernel::nft::{
 use kernel::route::{self, RouteError};
 use kernel::rule::{self, MarkRule, TableRoute};
 
-use super::balance::mark_connection;
+use super::balance::{DADDR, DPORT, mark_connection};
 use super::compile::MOST_ROUTERS;
 use super::gate::{interface, source_network};
+use super::plan::Way;
 use super::table::Ruleset;
 
 /// The bits of marks that are ours in a task's namespace: room for the number of a router.
@@ -85,7 +89,8 @@ pub(crate) fn place(netns: &Netns, own: Ipv4Addr) -> Result<Option<Place>, Route
 }
 
 /// The table of a task's namespace.
-pub(crate) fn ruleset(place: &Place, routers: &BTreeMap<u32, Ipv4Addr>) -> Ruleset {
+pub(crate) fn ruleset(place: &Place, way: &Way) -> Ruleset {
+    let Way { routers, held, .. } = way;
     let device = &place.device;
     let mut ruleset = Ruleset::default();
     ruleset.set(ROUTERS, &[KeyType::EtherAddr], SetValue::Verdict);
@@ -100,11 +105,14 @@ pub(crate) fn ruleset(place: &Place, routers: &BTreeMap<u32, Ipv4Addr>) -> Rules
     ruleset.rule("output", vec![replies()]);
     let way = Expr::LookupVerdict { set: WAYS.to_owned(), from: 0 };
     ruleset.rule(REPLIES, [direction(REPLY), number(), vec![way]].concat());
+    let kind = ChainKind::Nat;
+    let hook = Hook { kind, point: HookPoint::Prerouting, priority: BEFORE_THE_ENGINE };
+    ruleset.base("datagrams", hook);
     if let Some(outer) = place.outer {
-        let kind = ChainKind::Nat;
-        let hook = Hook { kind, point: HookPoint::Prerouting, priority: BEFORE_THE_ENGINE };
-        ruleset.base("datagrams", hook);
         ruleset.rule("datagrams", datagrams(place.ingress, outer));
+    }
+    for port in held {
+        ruleset.rule("datagrams", held_datagrams(*port));
     }
     for (&number, &router) in routers {
         let bits = number << SHIFT;
@@ -199,16 +207,33 @@ fn number() -> Vec<Expr> {
 
 /// Leads a numbered UDP flow of a client that is not on the ingress network to `outer`.
 fn datagrams(ingress: Ipv4Net, outer: Ipv4Addr) -> Vec<Expr> {
+    let mut exprs = numbered_datagrams();
+    exprs.extend(source_network(CmpOp::Ne, ingress));
+    exprs.extend([
+        Expr::Immediate { to: 0, data: outer.octets().to_vec() },
+        Expr::Nat { kind: NatKind::Dnat, address: 0, port: None },
+    ]);
+    exprs
+}
+
+/// Leaves a numbered UDP flow to this port where it is.
+fn held_datagrams(port: u16) -> Vec<Expr> {
+    let mut exprs = numbered_datagrams();
+    exprs.extend([
+        Expr::Payload { base: PayloadBase::Transport, offset: DPORT, len: 2, to: 0 },
+        Expr::Cmp { op: CmpOp::Eq, from: 0, data: port.to_be_bytes().to_vec() },
+        Expr::Payload { base: PayloadBase::Network, offset: DADDR, len: 4, to: 0 },
+        Expr::Nat { kind: NatKind::Dnat, address: 0, port: None },
+    ]);
+    exprs
+}
+
+fn numbered_datagrams() -> Vec<Expr> {
     let mut exprs = number();
     exprs.extend([
         Expr::Cmp { op: CmpOp::Ne, from: 0, data: vec![0; 4] },
         Expr::Meta { key: MetaKey::L4Proto, to: 0 },
         Expr::Cmp { op: CmpOp::Eq, from: 0, data: vec![UDP] },
-    ]);
-    exprs.extend(source_network(CmpOp::Ne, ingress));
-    exprs.extend([
-        Expr::Immediate { to: 0, data: outer.octets().to_vec() },
-        Expr::Nat { kind: NatKind::Dnat, address: 0, port: None },
     ]);
     exprs
 }

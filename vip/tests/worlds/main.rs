@@ -19,6 +19,7 @@ mod mesh_changes;
 mod mesh_choice;
 mod mesh_gate;
 mod mesh_outbound;
+mod mesh_relay;
 mod mesh_support;
 mod relay;
 mod replaced;

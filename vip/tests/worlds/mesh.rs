@@ -203,8 +203,14 @@ fn a_target_that_has_the_number_of_another_published_port_is_reached_itself() {
             assert!(said.starts_with(who), "{said} at {port}, {client_ip:?}");
             let said = world.swarm.nodes[node].host.call((LOCALHOST, port)).unwrap().0;
             assert!(said.starts_with(who), "{said} at {port} of the node itself");
-            let said = ask(&world.swarm.client.datagrams(), to).unwrap().0;
-            assert!(said.starts_with(who), "{said} for datagrams at {port}, {client_ip:?}");
+            for (place, to) in [
+                (&world.swarm.client, to),
+                (&world.swarm.nodes[node].host, to),
+                (&world.swarm.nodes[node].host, (LOCALHOST, port)),
+            ] {
+                let said = ask(&place.datagrams(), to).unwrap().0;
+                assert!(said.starts_with(who), "{said} for datagrams at {to:?}, {client_ip:?}");
+            }
         }
     }
 }

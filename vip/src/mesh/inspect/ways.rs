@@ -24,7 +24,7 @@ fn look(planned: &Way) -> Result<Vec<String>, MeshError> {
     };
     let place = way::place(&netns, planned.own)?.ok_or(MeshError::NoInterface(planned.own))?;
     let mut lines = Vec::new();
-    let wanted = way::ruleset(&place, &planned.routers);
+    let wanted = way::ruleset(&place, planned);
     match table::read(&mut Socket::open(&netns)?, &wanted) {
         Ok(Some(seen)) if wanted.is_seen_in(&seen) => {}
         Ok(Some(_)) => lines.push("its table of the mesh is not as planned".to_owned()),
@@ -80,6 +80,7 @@ mod tests {
             netns: name.clone(),
             cookie: None,
             own: [10, 0, 0, 5].into(),
+            held: [53].into(),
             routers: BTreeMap::from([(1, [10, 0, 0, 3].into())]),
         };
         assert!(differences(&way).len() >= 3, "{:?}", differences(&way));

@@ -132,6 +132,12 @@ impl Mesh {
         leader
     }
 
+    /// Whether what a portolan before this one left may stand as it is: addresses of tasks are given
+    /// to others in time.
+    fn may_wait(&self, now: Instant) -> bool {
+        self.begun.is_some_and(|it| now.saturating_duration_since(it) < ALIVE_FOR)
+    }
+
     /// Forgets once, after a while, what a portolan before this one changed in namespaces that went
     /// with it: by then all that are there have been met.
     fn forget_strangers(&mut self, now: Instant, outcome: &mut Outcome) {
@@ -254,7 +260,7 @@ impl Consumer for Mesh {
             tracing::info!(%task, "its time to drain is over: connections through the mesh are cut");
         }
         let goal = Goal { plan: Arc::clone(plan), expired: self.drains.expired() };
-        if let Some(ingress) = plan.ingress.as_ref().filter(|it| it.unread) {
+        if let Some(ingress) = plan.ingress.as_ref().filter(|it| it.unread && self.may_wait(now)) {
             keep(ingress, &mut outcome).await;
             return outcome;
         }
@@ -299,7 +305,8 @@ async fn keep(ingress: &Ingress, outcome: &mut Outcome) {
     outcome.failures.warning(
         "mesh",
         "ingress",
-        "the engine does not tell yet who is on the ingress network; published ports stay as they are",
+        "the engine does not tell yet who is on the ingress network; published ports stay as they \
+         are for ten minutes, and clients that speak IPv6, or are told of by the PROXY protocol, wait",
         "see what `status` says of the engine",
     );
 }

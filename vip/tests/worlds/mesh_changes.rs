@@ -1,6 +1,7 @@
 //! What others do to the routing mesh, and what goes wrong while it is made.
 
 use std::io::{Read, Write};
+use std::time::Duration;
 
 use kernel::netns::Netns;
 use kernel::nft::{Batch, Element, ElementValue, Family, Socket, Table, Verdict};
@@ -151,7 +152,7 @@ fn a_port_that_moves_to_another_service_leaves_connections_and_moves_datagrams()
     world.manager.make(&also_green(world.text(""), other));
     old.write_all(b"?").unwrap();
     assert_eq!(listen(&mut old).unwrap(), said);
-    datagrams.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    datagrams.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let answer = ask(&datagrams, to);
     assert!(answer.is_err(), "{answer:?}");
 }
@@ -301,4 +302,9 @@ fn while_the_engine_does_not_tell_who_is_published_all_stays_as_a_portolan_befor
     assert_eq!(world.manager.make(&text), 0);
     old.write_all(b"?").unwrap();
     assert_eq!(listen(&mut old).unwrap(), said);
+    // Not for ever: its tasks' addresses may be others' by then.
+    world.manager = Manager::new(&world.swarm, 0, ClientIp::Keep);
+    world.manager.later(Duration::from_secs(600));
+    assert!(world.manager.make_unread(&empty).0.changes > 0);
+    assert!(!has_table(&world.swarm.nodes[0].doorway.netns));
 }

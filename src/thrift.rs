@@ -17,9 +17,8 @@ const QUIET: Duration = Duration::from_millis(500);
 /// A part that is not done by then will not be soon.
 const LATEST: Duration = Duration::from_secs(10);
 
-/// The shortest time between two times: each costs some milliseconds of a processor, and pages that
-/// are needed again have to be cleared.
-const PAUSE: Duration = Duration::from_secs(10);
+/// The shortest time between two times: each costs some milliseconds of a processor.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Follows `live` until `stop`, or until the source ends.
 pub(crate) async fn give_back(live: Live, stop: CancellationToken) {

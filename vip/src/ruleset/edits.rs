@@ -3,6 +3,7 @@
 //! Always true here: what is deleted goes before what is added, so that an element may be replaced;
 //! only what differs is touched.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -18,8 +19,29 @@ use crate::plan::Balance;
 #[derive(Debug)]
 pub(super) struct Edits {
     family: IpFamily,
-    deleted: BTreeMap<String, Vec<Vec<u8>>>,
-    added: BTreeMap<String, Vec<Element>>,
+    deleted: BTreeMap<Set, Vec<Vec<u8>>>,
+    added: BTreeMap<Set, Vec<Element>>,
+}
+
+/// A set or map of the table.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Set {
+    Kept,
+    /// The VIPs of so many slots.
+    Class(u32),
+    Slots,
+    Vips,
+}
+
+impl Set {
+    fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::Kept => KEPT.into(),
+            Self::Class(slots) => class_name(slots).into(),
+            Self::Slots => SLOTS.into(),
+            Self::Vips => VIPS.into(),
+        }
+    }
 }
 
 impl Edits {
@@ -33,7 +55,7 @@ impl Edits {
             Change::RemoveVip { vip, old } => {
                 self.set_slots(*vip, &old.slots, &[]);
                 self.set_kept(*vip, old, &Balance::default());
-                self.leave(VIPS, *vip);
+                self.leave(Set::Vips, *vip);
             }
             Change::SetSlots { vip, old, new } => {
                 self.set_slots(*vip, &old.slots, &new.slots);
@@ -48,7 +70,7 @@ impl Edits {
     }
 
     pub(super) fn add_vip(&mut self, vip: IpAddr, balance: &Balance) {
-        self.join(VIPS, vip);
+        self.join(Set::Vips, vip);
         self.set_slots(vip, &[], &balance.slots);
         self.set_kept(vip, &Balance::default(), balance);
     }
@@ -56,10 +78,10 @@ impl Edits {
     fn set_kept(&mut self, vip: IpAddr, old: &Balance, new: &Balance) {
         let (had, wanted) = (kept(old), kept(new));
         for task in had.difference(&wanted) {
-            self.deleted.entry(KEPT.to_owned()).or_default().push(keep_key(vip, *task));
+            self.deleted.entry(Set::Kept).or_default().push(keep_key(vip, *task));
         }
         for task in wanted.difference(&had) {
-            self.added.entry(KEPT.to_owned()).or_default().push(keep(vip, *task));
+            self.added.entry(Set::Kept).or_default().push(keep(vip, *task));
         }
     }
 
@@ -71,36 +93,36 @@ impl Edits {
             }
             let key = SlotKey { vip, number: number(index) };
             if had.is_some() {
-                self.deleted.entry(SLOTS.to_owned()).or_default().push(key.bytes());
+                self.deleted.entry(Set::Slots).or_default().push(key.bytes());
             }
             if let Some(task) = wanted {
-                self.added.entry(SLOTS.to_owned()).or_default().push(key.to(*task));
+                self.added.entry(Set::Slots).or_default().push(key.to(*task));
             }
         }
         let (had, wanted) = (number(old.len()), number(new.len()));
         if had != wanted && had > 0 {
-            self.leave(&class_name(had), vip);
+            self.leave(Set::Class(had), vip);
         }
         if had != wanted && wanted > 0 {
-            self.join(&class_name(wanted), vip);
+            self.join(Set::Class(wanted), vip);
         }
     }
 
-    fn join(&mut self, set: &str, vip: IpAddr) {
-        self.added.entry(set.to_owned()).or_default().push(member(vip));
+    fn join(&mut self, set: Set, vip: IpAddr) {
+        self.added.entry(set).or_default().push(member(vip));
     }
 
-    fn leave(&mut self, set: &str, vip: IpAddr) {
-        self.deleted.entry(set.to_owned()).or_default().push(octets(vip));
+    fn leave(&mut self, set: Set, vip: IpAddr) {
+        self.deleted.entry(set).or_default().push(octets(vip));
     }
 
     /// Nothing is sent for nothing: the kernel refuses an empty list.
     pub(super) fn write(self, batch: &mut Batch) {
         for (set, keys) in &self.deleted {
-            batch.delete_elements(self.family.table(), set, keys);
+            batch.delete_elements(self.family.table(), &set.name(), keys);
         }
         for (set, elements) in &self.added {
-            batch.add_elements(self.family.table(), set, elements);
+            batch.add_elements(self.family.table(), &set.name(), elements);
         }
     }
 }

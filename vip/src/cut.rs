@@ -6,17 +6,23 @@
 //! - *a few at a time*: what is asked of a sandbox that waits is added to what waits for it;
 //! - *judged by the newest plan*: a task that was gone when the cutting was asked for may be back,
 //!   or another one have its address;
+//! - *in nobody's way*: a netfilter socket that is closed shortly after a change has the kernel hold
+//!   up the next one in that namespace for a grace period of RCU, 4 to 100 ms; so sockets are kept,
+//!   and closed when nothing was cut for a while;
 //! - *not given up*: what failed is tried again.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use kernel::conntrack::Conntrack;
 use registry::Events;
 use registry::event::Kind;
 use registry::id::SandboxId;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep};
 
 use crate::flows::{Judge, Severed};
 use crate::meter::{Meter, Metrics};
@@ -38,6 +44,9 @@ pub(crate) struct Cut {
 /// How many namespaces are looked at at the same time. Most of a look is a walk in the kernel.
 const AT_ONCE: usize = 4;
 
+/// How long sockets are kept: who changes again later than this finds the kernel at rest.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+
 /// Does the cutting, on threads for blocking work as long as there is any.
 #[derive(Debug, Default)]
 pub(crate) struct Cutter {
@@ -51,8 +60,19 @@ struct Shared {
     failed: Vec<(SandboxId, Cut, SandboxError)>,
     /// How many cut now.
     working: usize,
+    kept: BTreeMap<SandboxId, Kept>,
+    /// Somebody closes them in time.
+    closing: bool,
     /// The tables of the newest plan.
     newest: Arc<BTreeMap<SandboxId, Arc<Balances>>>,
+}
+
+/// The socket of a sandbox in which something was looked for. It keeps the namespace.
+#[derive(Debug)]
+struct Kept {
+    cookie: u64,
+    conntrack: Conntrack,
+    used: Instant,
 }
 
 impl Cutter {
@@ -87,6 +107,10 @@ impl Cutter {
             shared.add_older(id, cut);
         }
         let wanted = shared.waiting.len().min(AT_ONCE);
+        if wanted > 0 && !shared.closing {
+            shared.closing = true;
+            self.worker.spawn(close_later(Arc::clone(&self.shared)));
+        }
         while shared.working < wanted {
             shared.working += 1;
             let (queue, meter) = (Arc::clone(&self.shared), meter.clone());
@@ -118,6 +142,15 @@ impl Shared {
         }
     }
 
+    /// The sockets that are not needed any more.
+    fn take_old(&mut self, now: Instant) -> BTreeMap<SandboxId, Kept> {
+        let is_old = |it: &Kept| now.saturating_duration_since(it.used) >= KEPT_FOR;
+        let kept = std::mem::take(&mut self.kept).into_iter();
+        let (old, kept) = kept.partition(|(_, it)| is_old(it));
+        self.kept = kept;
+        old
+    }
+
     /// The next to be cut; without one the worker ends.
     fn next(&mut self) -> Option<(SandboxId, Cut)> {
         let next = self.waiting.pop_first();
@@ -144,6 +177,21 @@ impl fmt::Display for All {
     }
 }
 
+/// Closes sockets that were not used for a while, until there are none.
+async fn close_later(shared: Arc<Mutex<Shared>>) {
+    loop {
+        sleep(KEPT_FOR).await;
+        let old = lock(&shared).take_old(Instant::now());
+        // Closing one may wait, see above.
+        let _panicked = spawn_blocking(move || drop(old)).await;
+        let mut shared = lock(&shared);
+        if shared.kept.is_empty() && shared.working == 0 {
+            shared.closing = false;
+            return;
+        }
+    }
+}
+
 /// Cuts until nothing waits.
 fn work(shared: &Mutex<Shared>, metrics: &Metrics) -> All {
     let mut all = All::default();
@@ -151,8 +199,14 @@ fn work(shared: &Mutex<Shared>, metrics: &Metrics) -> All {
         let next = lock(shared).next();
         let Some((id, cut)) = next else { return all };
         let newest = || lock(shared).newest.get(&id).cloned();
-        match cut.carry_out(newest) {
-            Ok(Severed { connections, resets, moved }) => {
+        let kept = lock(shared).kept.remove(&id).filter(|it| it.cookie == cut.cookie);
+        match cut.carry_out(kept.map(|it| it.conntrack), newest) {
+            Ok((Severed { connections, resets, moved }, conntrack)) => {
+                if let Some(conntrack) = conntrack {
+                    let kept = Kept { cookie: cut.cookie, conntrack, used: Instant::now() };
+                    // One that another thread left there meanwhile is closed without the lock.
+                    let _closed = lock(shared).kept.insert(id, kept);
+                }
                 Metrics::add(&metrics.connections_cut, connections);
                 Metrics::add(&metrics.resets, resets);
                 Metrics::add(&metrics.flows_moved, moved);
@@ -183,19 +237,25 @@ impl Cut {
         }
     }
 
+    /// Gives the socket back that was used, if any.
     fn carry_out(
         &self,
+        kept: Option<Conntrack>,
         newest: impl Fn() -> Option<Arc<Balances>>,
-    ) -> Result<Severed, SandboxError> {
+    ) -> Result<(Severed, Option<Conntrack>), SandboxError> {
         let Some(netns) = sandbox::open(&self.netns, Some(self.cookie))? else {
-            return Ok(Severed::default());
+            return Ok((Severed::default(), None));
         };
-        let severed = self.judge.carry_out(&netns, newest)?;
+        let mut conntrack = match kept {
+            Some(kept) => kept,
+            None => Conntrack::open(&netns)?,
+        };
+        let severed = self.judge.carry_out(&netns, &mut conntrack, newest)?;
         if severed != Severed::default() {
             let Severed { connections, resets, moved } = severed;
             let sandbox = &self.name;
             tracing::info!(sandbox, connections, resets, moved, "cut what went to gone tasks");
         }
-        Ok(severed)
+        Ok((severed, Some(conntrack)))
     }
 }

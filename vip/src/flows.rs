@@ -108,6 +108,7 @@ impl Judge {
     pub(crate) fn carry_out(
         &self,
         netns: &Netns,
+        conntrack: &mut Conntrack,
         newest: impl Fn() -> Option<Arc<Balances>>,
     ) -> Result<Severed, SandboxError> {
         let still = |flow: &Flow| match newest() {
@@ -117,7 +118,7 @@ impl Judge {
             Some(_) | None => self.dooms(flow),
         };
         let dooms = |flow: &Flow| self.dooms(flow) || self.doubts(flow);
-        let (severed, mut spared) = sever_if(netns, &self.filter(), dooms, still)?;
+        let (severed, mut spared) = sever_if((netns, conntrack), &self.filter(), dooms, still)?;
         spared.retain(|it| is_led(it) && it.replied && !it.ended);
         inquiry::inquire(netns, &spared)?;
         Ok(severed)
@@ -147,18 +148,18 @@ pub fn sever(
     filter: &FlowFilter,
     dooms: impl Fn(&Flow) -> bool,
 ) -> Result<Severed, SandboxError> {
-    sever_if(netns, filter, &dooms, &dooms).map(|it| it.0)
+    let mut conntrack = Conntrack::open(netns)?;
+    sever_if((netns, &mut conntrack), filter, &dooms, &dooms).map(|it| it.0)
 }
 
 /// As [`sever`], with another look at each flow right before it is cut. Gives also the TCP
 /// connections that were spared by that.
 fn sever_if(
-    netns: &Netns,
+    (netns, conntrack): (&Netns, &mut Conntrack),
     filter: &FlowFilter,
     dooms: impl Fn(&Flow) -> bool,
     still: impl Fn(&Flow) -> bool,
 ) -> Result<(Severed, Vec<Flow>), SandboxError> {
-    let mut conntrack = Conntrack::open(netns)?;
     let doomed = conntrack.entries(filter, dooms)?;
     let (connections, others): (Vec<_>, Vec<_>) =
         doomed.into_iter().partition(|it| it.flow().protocol == TCP);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::id::{NetworkId, ServiceId};
-use registry::model::{Attachment, Endpoint, Network, Sandbox, Service, ServingState, Task};
+use registry::model::{
+    Attachment, Completeness, Endpoint, Network, Sandbox, Service, ServingState, Task,
+};
 use registry::source;
 use registry::{Snapshot, source::docker};
 use tokio::sync::watch;
@@ -69,11 +71,10 @@ pub(super) fn differences(known: &Snapshot, read: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
     for list in [networks, services, sandboxes] {
         let mut held = list(known);
-        // Gossip forgets a service with its last task, and the registry does so later on purpose.
-        let idle = |id: &str| known.tasks_of(&ServiceId::from(id)).next().is_none();
         let read = list(read);
         held.retain(|key, _| {
-            !key.0.starts_with("service ") || read.contains_key(key) || !idle(&key.1)
+            let kept = key.0.starts_with("service ") && is_kept(known, &ServiceId::from(&*key.1));
+            read.contains_key(key) || !kept
         });
         compare(&mut lines, &held, &read);
     }
@@ -82,6 +83,16 @@ pub(super) fn differences(known: &Snapshot, read: &Snapshot) -> Vec<String> {
         |it: &Task| known.task(&it.id).is_some_and(|it| it.state == ServingState::Draining);
     compare(&mut lines, &tasks(known, drains), &tasks(read, drains));
     lines
+}
+
+/// Whether a service is known on purpose though its source may have forgotten it: gossip does, with
+/// the last task, and the registry some minutes later. A manager tells of all that there are.
+fn is_kept(known: &Snapshot, id: &ServiceId) -> bool {
+    let idle = known.tasks_of(id).next().is_none();
+    let networks = known.service(id).into_iter().flat_map(|it| it.networks.keys());
+    let gossiped =
+        |it: &NetworkId| known.network(it).is_some_and(|it| it.names == Completeness::Gossip);
+    idle && networks.into_iter().any(gossiped)
 }
 
 /// Things of one kind by name and id, each in words.
@@ -166,4 +177,44 @@ fn addresses(all: &[IpAddr]) -> String {
 
 fn joined(parts: impl Iterator<Item = String>, gap: &str) -> String {
     parts.collect::<Vec<_>>().join(gap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORLD: &str = "[[network]]\nname = \"n\"\n[[task]]\nname = \"b\"\n\
+        addresses = { n = \"10.0.0.1\" }\n";
+    const IDLE: &str = "[[service]]\nname = \"idle\"\nnetworks = [\"n\"]\n";
+
+    fn snapshot(text: &str, names: Completeness) -> Snapshot {
+        let mut draft = source::world::parse(text, "test").unwrap();
+        for network in &mut draft.networks {
+            network.names = names;
+        }
+        Snapshot::build(draft, 1)
+    }
+
+    #[test]
+    fn a_service_without_tasks_that_is_read_no_more_differs_unless_gossip_may_have_forgotten_it() {
+        let told = |names| {
+            let with = snapshot(&format!("{WORLD}{IDLE}"), names);
+            differences(&with, &snapshot(WORLD, names))
+        };
+        assert_eq!(told(Completeness::Gossip), [""; 0]);
+        assert_eq!(told(Completeness::Complete), ["service idle: known, and no longer there"]);
+    }
+
+    #[test]
+    fn a_task_that_is_read_otherwise_differs_and_one_that_drains_does_not() {
+        let known = snapshot(WORLD, Completeness::Complete);
+        let as_state = |state: &str| {
+            let text = format!("{WORLD}state = \"{state}\"\n");
+            differences(&snapshot(&text, Completeness::Complete), &known)
+        };
+        assert_eq!(as_state("draining"), [""; 0], "it shows only while it is followed");
+        let expected = "task b: known as starting weight 1 n=10.0.0.1, read as serving weight 1 \
+            n=10.0.0.1";
+        assert_eq!(as_state("starting"), [expected]);
+    }
 }

@@ -3,8 +3,8 @@
 //! Invariants
 //! - *no sandbox waits for another*: what fails in one is a note on it, and is tried again; those
 //!   that are known come before those that are new, because their changes are short;
-//! - *nothing lost*: an address is on disk before a restart could forget it, and published before
-//!   it is balanced;
+//! - *nothing lost*: an address is published before it is balanced, and written to disk at the same
+//!   time: only who is killed in that moment may give it to another service after its restart;
 //! - *nothing of the runtime blocks*: namespaces are visited on threads for blocking work;
 //! - *stopping changes nothing*: tables stay and work for ten minutes.
 

@@ -1,6 +1,8 @@
 //! What a table is made of, apart from elements: checked against what portolan makes.
 //!
-//! Always true here: every chain, hook, rule and set is accounted for, or the table is strange.
+//! Always true here: every chain, hook, rule and set is accounted for, or the table is strange. Of a
+//! rule its comment and the names of its expressions are compared: who changes a constant and keeps
+//! all of these is believed, and harms the namespace that is its own.
 
 use std::collections::BTreeSet;
 

@@ -381,7 +381,7 @@ async fn whatever_the_states_only_connections_to_tasks_that_are_gone_are_cut() {
     let path = world.path("client");
     let mut manager = world.manager();
     let states = ["serving", "draining", "starting", "stopped", "gone"];
-    // A stride that meets every combination, and is no neat order.
+    // Half of all combinations, by a stride that is no neat order.
     for number in (0..125).map(|it| it * 47 % 125).take(60) {
         let serving = web(WEB, &["serving"; 3], &client, &path);
         manager.make(&serving).await;

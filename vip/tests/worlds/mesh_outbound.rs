@@ -10,6 +10,8 @@ use vip::mesh::ClientIp;
 use crate::mesh_support::{ENGINES, Manager, Place, Swarm, TARGET, Text};
 
 const PORT: u16 = 8001;
+/// The engine's bridge on the node, as a network.
+const BRIDGE: &str = "[[network]]\nname = \"docker_gwbridge\"\nsubnet = \"172.31.1.0/24\"\n";
 const PORTS: &str = "{ published = 8001, target = 80 }";
 
 /// A Swarm whose first node's engine has no rules; a task there, and what the node is told.
@@ -20,8 +22,8 @@ fn bare() -> (Swarm, Place, String) {
     Socket::open(&swarm.nodes[0].host.netns).unwrap().commit(&batch).unwrap();
     let task = swarm.task(0, "web.1", 21, "0");
     swarm.client.serve("outside", TARGET);
-    let text = Text::new(&swarm, 0, PORTS, "").gateway_bridge();
-    let text = text.task("web.1", 0, 21, "serving").sandbox("web.1", &task).0;
+    let text = Text::new(&swarm, 0, PORTS, "").task("web.1", 0, 21, "serving");
+    let text = text.sandbox("web.1", &task).0 + BRIDGE;
     (swarm, task, text)
 }
 

@@ -494,13 +494,6 @@ impl Text {
         self
     }
 
-    /// The engine's bridge on the node, as a network.
-    pub(crate) fn gateway_bridge(mut self) -> Self {
-        let network = "[[network]]\nname = \"docker_gwbridge\"\nsubnet = \"172.31.1.0/24\"\n";
-        self.0.push_str(network);
-        self
-    }
-
     pub(crate) fn sandbox(mut self, name: &str, place: &Place) -> Self {
         let text = format!(
             "[[sandbox]]\nname = \"{name}\"\nnetns = \"{}\"\nnetworks = [\"ingress\"]\n\

@@ -3,7 +3,8 @@
     sudo python3 benches/vip PORTOLAN [SECTION]...     (ROUNDS=9 SECONDS=2)
 
 Between namespaces of this machine, rounds interleaved, ratios of one run:
-table    TCP octets, new connections, UDP packets: direct, portolan, kube-proxy's nftables layout, HAProxy in tcp mode
+table    TCP octets, new connections, UDP packets: direct, portolan, kube-proxy's nftables layout, HAProxy in tcp mode,
+         and IPVS where the kernel has it and ipvsadm is there
          (ONLY=connections|streams|datagrams)
 relay    the userspace plane next to HAProxy in tcp mode: CPU per octet and per connection of the one in the middle
 swaps    10,000 changes of a service's tasks (SWAPS) under a load of connects: none may fail

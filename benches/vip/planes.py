@@ -125,8 +125,29 @@ def haproxy(run, field):
     return way
 
 
-def ipvs():
-    """Whether this kernel has it; modules are asked for, where there are any."""
+def ipvs_table():
+    """Each service of the table by TCP and by UDP, its tasks in turns, their addresses in place of the VIP's."""
+    services = {peers_vip(n): [peers.address(n + (task << 16)) for task in range(EACH)] for n in range(SERVICES)}
+    lines = []
+    for vip, tasks in {**services, VIP: TASKS}.items():
+        for flag in ("-t", "-u"):
+            lines.append(f"-A {flag} {vip}:{PORT} -s rr")
+            lines += [f"-a {flag} {vip}:{PORT} -r {it}:{PORT} -m" for it in tasks]
+    return "\n".join(lines) + "\n"
+
+
+def ipvs(_run, field):
+    """The kernel's own balancer, as keepalived and Swarm set it up, in the client's own namespace. The VIP is no address
+    there, or it would be the client's; what is sent to it is led away before it leaves."""
+    way = Way("IPVS", field.host("10.250.0.6"), VIP)
+    way.version = peers.version("ipvsadm", "--version")
+    way.place.run("ipvsadm", "-R", text=ipvs_table())
+    until(lambda: field.call(way.place, "requests", VIP, 1, check=False), "IPVS")
+    return way
+
+
+def has_ipvs():
+    """Whether this kernel has it; modules are asked for, where there are any. Without `ipvsadm` nobody can set it up."""
     if not os.path.exists("/proc/net/ip_vs") and shutil.which("modprobe"):
         subprocess.run(["modprobe", "ip_vs"], capture_output=True)
-    return os.path.exists("/proc/net/ip_vs")
+    return os.path.exists("/proc/net/ip_vs") and shutil.which("ipvsadm") is not None

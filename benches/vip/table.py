@@ -101,9 +101,10 @@ def table(run):
     """The targets' table. ONLY=connections|streams|datagrams."""
     field = Field(run)
     tasks = [field.task(f"bench{n}", it) for n, it in enumerate(planes.TASKS)]
-    ways = [it(run, field) for it in (planes.direct, planes.tracked, planes.portolan, planes.kube, planes.haproxy)]
-    print("  ".join(f"{it.name} {it.version}".strip() for it in ways) + f"; {planes.SERVICES} services x {planes.EACH} besides; "
-          + ("this kernel has ip_vs, but it is not measured" if planes.ipvs() else "no ip_vs in this kernel"))
+    peers = [planes.kube, planes.haproxy, *([planes.ipvs] if planes.has_ipvs() else [])]
+    ways = [it(run, field) for it in (planes.direct, planes.tracked, planes.portolan, *peers)]
+    print("  ".join(f"{it.name} {it.version}".strip() for it in ways) + f"; {planes.SERVICES} services x {planes.EACH} besides"
+          + ("" if planes.ipvs in peers else "; no ip_vs in this kernel, or no ipvsadm"))
     parts = {it.__name__: it for it in (connections, streams, datagrams)}
     # All of them, also when one is not as it should be.
     results = [parts[it](run, field, tasks, ways) for it in parts if os.environ.get("ONLY", it) == it]

@@ -18,6 +18,7 @@ mod mesh;
 mod mesh_changes;
 mod mesh_choice;
 mod mesh_gate;
+mod mesh_manager;
 mod mesh_outbound;
 mod mesh_relay;
 mod mesh_support;

@@ -8,7 +8,6 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -20,8 +19,8 @@ use kernel::nft::{
 };
 use kernel::route::{self, Route};
 use kernel::{link, socket, sysctl};
-use registry::{Consumer, Draft, Notes, Outcome, Snapshot};
-use vip::mesh::{ClientIp, Config, Enabled, Mesh};
+
+pub(crate) use crate::mesh_manager::{Manager, Text};
 
 /// The table of what the engine does for its bridge.
 pub(crate) const ENGINES: Table<'static> = Table { family: Family::Ip, name: "nat" };
@@ -29,7 +28,7 @@ pub(crate) const ENGINES: Table<'static> = Table { family: Family::Ip, name: "na
 /// Where tasks listen (TCP and UDP): they say their name and whom they see.
 pub(crate) const TARGET: u16 = 80;
 /// How long a client waits: far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Two nodes and a client outside, on one wire 10.213.0.0/24.
 pub(crate) struct Swarm {
@@ -376,132 +375,4 @@ pub(crate) fn ask(socket: &UdpSocket, to: (Ipv4Addr, u16)) -> io::Result<(String
     let mut answer = [0; 64];
     let (length, from) = socket.recv_from(&mut answer)?;
     Ok((String::from_utf8_lossy(&answer[..length]).trim().to_owned(), from.ip()))
-}
-
-/// The mesh of one node, driven by hand.
-pub(crate) struct Manager {
-    mesh: Mesh,
-    runtime: tokio::runtime::Runtime,
-    host: PathBuf,
-    generation: u64,
-}
-
-impl Manager {
-    pub(crate) fn new(swarm: &Swarm, node: usize, client_ip: ClientIp) -> Self {
-        Self::which(swarm, node, Enabled::Auto, client_ip)
-    }
-
-    pub(crate) fn which(swarm: &Swarm, node: usize, enabled: Enabled, client_ip: ClientIp) -> Self {
-        let state_dir = swarm.dir.join(format!("state{node}"));
-        let drain = Duration::from_secs(600);
-        let mesh = Mesh::new(Config { enabled, client_ip, state_dir, drain });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { mesh, runtime, host: swarm.nodes[node].host.path.clone(), generation: 0 }
-    }
-
-    /// Makes a world file true on this node; nothing may fail.
-    pub(crate) fn make(&mut self, world: &str) -> usize {
-        let (outcome, notes) = self.try_make(world);
-        assert!(
-            outcome.failures.is_empty() && notes.is_empty(),
-            "{:?} {notes:?}",
-            outcome.failures
-        );
-        outcome.changes
-    }
-
-    /// Waits until the mesh asks to be applied again.
-    pub(crate) fn hear(&self) {
-        let bell = self.mesh.bell().unwrap();
-        let heard = async { tokio::time::timeout(PATIENCE, bell.notified()).await };
-        self.runtime.block_on(heard).unwrap();
-    }
-
-    /// Lets time pass as far as the mesh is concerned.
-    pub(crate) fn later(&self, time: Duration) {
-        self.runtime.block_on(async {
-            tokio::time::pause();
-            tokio::time::advance(time).await;
-            tokio::time::resume();
-        });
-    }
-
-    /// Lets the time pass after which the mesh wants to be applied again without a change.
-    pub(crate) fn rest(&self) {
-        let upkeep = self.mesh.upkeep().unwrap();
-        self.later(upkeep);
-    }
-
-    /// What differs on this node from what a world file asks for.
-    pub(crate) fn inspect(&mut self, world: &str) -> Vec<String> {
-        let draft = registry::source::world::parse(world, "world.toml").unwrap();
-        let (plan, _) = self.mesh.compile(&Arc::new(Snapshot::build(draft, self.generation)));
-        let look = || vip::mesh::inspect(&plan, Enabled::Auto);
-        Netns::open(&self.host).unwrap().run(look).unwrap().unwrap()
-    }
-
-    pub(crate) fn try_make(&mut self, world: &str) -> (Outcome, Notes) {
-        let draft = registry::source::world::parse(world, "world.toml").unwrap();
-        self.make_draft(draft)
-    }
-
-    /// As with an engine that does not tell yet who is on the ingress network.
-    pub(crate) fn make_unread(&mut self, world: &str) -> (Outcome, Notes) {
-        let mut draft = registry::source::world::parse(world, "world.toml").unwrap();
-        draft.unread = draft.networks.iter().map(|it| it.id.clone()).collect();
-        self.make_draft(draft)
-    }
-
-    fn make_draft(&mut self, draft: Draft) -> (Outcome, Notes) {
-        self.generation += 1;
-        let snapshot = Arc::new(Snapshot::build(draft, self.generation));
-        let (plan, notes) = self.mesh.compile(&snapshot);
-        let plan = Arc::new(plan);
-        let mesh = &mut self.mesh;
-        let netns = Netns::open(&self.host).unwrap();
-        // The runtime's threads are born in the namespace of the one that makes them.
-        let apply = || self.runtime.block_on(mesh.apply(&plan));
-        (netns.run(apply).unwrap(), notes)
-    }
-}
-
-/// A world file as each node of a Swarm has it.
-pub(crate) struct Text(pub(crate) String);
-
-impl Text {
-    /// The ingress network as this node reaches it, and a service `web` with these ports.
-    pub(crate) fn new(swarm: &Swarm, node: usize, ports: &str, labels: &str) -> Self {
-        let doorway = swarm.nodes[node].doorway.path.display();
-        Self(format!(
-            "this_node = \"node{}\"\n\
-             [[node]]\nname = \"node1\"\naddress = \"10.213.0.1\"\ningress = \"10.0.0.2\"\n\
-             [[node]]\nname = \"node2\"\naddress = \"10.213.0.2\"\ningress = \"10.0.0.3\"\n\
-             [[network]]\nname = \"ingress\"\nsubnet = \"10.0.0.0/24\"\ningress = true\n\
-             reach = \"{doorway}\"\n\
-             [[service]]\nname = \"web\"\nnetworks = [\"ingress\"]\nports = [{ports}]\n\
-             labels = {{ {labels} }}\n",
-            node + 1
-        ))
-    }
-
-    pub(crate) fn task(mut self, name: &str, node: usize, last: u8, state: &str) -> Self {
-        let text = format!(
-            "[[task]]\nname = \"{name}\"\nservice = \"web\"\nstate = \"{state}\"\nnode = \"node{}\"\n\
-             addresses = {{ ingress = \"10.0.0.{last}\" }}\n",
-            node + 1
-        );
-        self.0.push_str(&text);
-        self
-    }
-
-    pub(crate) fn sandbox(mut self, name: &str, place: &Place) -> Self {
-        let text = format!(
-            "[[sandbox]]\nname = \"{name}\"\nnetns = \"{}\"\nnetworks = [\"ingress\"]\n\
-             addresses = {{ ingress = \"{}\" }}\n",
-            place.path.display(),
-            place.address
-        );
-        self.0.push_str(&text);
-        self
-    }
 }

@@ -10,7 +10,7 @@
 
 mod errand;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +45,10 @@ const AT_ONCE: usize = 4;
 /// engine's source needs some seconds to see all who do.
 const SEEN_AGAIN: Duration = Duration::from_secs(60);
 
+/// How long sandboxes wait for the engine to tell who is on their networks, which it does within
+/// seconds. Their tables, of the portolan before this one, live longer.
+const UNREAD_FOR: Duration = Duration::from_secs(300);
+
 /// When the logbook is written that had to wait for an older one.
 const LOG_AGAIN: Duration = Duration::from_millis(100);
 
@@ -52,6 +56,7 @@ const LOG_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Vip {
     config: Config,
+    begun: Instant,
     /// When the host's routes were read last.
     looked_at_host: Option<Instant>,
     /// Nothing of ours is on the host, where nothing is to be.
@@ -109,6 +114,7 @@ impl Vip {
         let (logbook, left) = Logbook::in_dir(&config.state_dir);
         Self {
             config,
+            begun: Instant::now(),
             looked_at_host: None,
             left_host: false,
             file,
@@ -167,7 +173,11 @@ impl Vip {
             errands.push_back(Errand::LeaveHost);
         }
         let mut new = Vec::new();
-        for (id, plan) in plan.sandboxes.iter().filter(|(id, _)| !self.userspace.serves(id)) {
+        let waits = |id| self.waits(plan, id, now);
+        let waiting: BTreeSet<_> = plan.sandboxes.keys().filter(|it| waits(it)).collect();
+        let ours = |id| !self.userspace.serves(id) && !waiting.contains(id);
+        let wanted: Vec<_> = plan.sandboxes.iter().filter(|(id, _)| ours(id)).collect();
+        for (id, plan) in wanted {
             let (id, plan) = (id.clone(), plan.clone());
             match self.sandboxes.remove(&id) {
                 Some(visited)
@@ -195,6 +205,26 @@ impl Vip {
         }
         errands.extend(new);
         errands
+    }
+
+    /// Whether what a portolan before this one left there is better than what is known now: who
+    /// serves on a network of the sandbox was not told yet, which is not nobody.
+    fn waits(&self, plan: &Plan, id: &SandboxId, now: Instant) -> bool {
+        plan.unread.contains(id)
+            && now.saturating_duration_since(self.begun) < UNREAD_FOR
+            && self.sandboxes.get(id).is_none_or(|it| !it.known.is_settled())
+    }
+
+    fn tell_of_waiting(&self, plan: &Plan, now: Instant, outcome: &mut Outcome) {
+        let names = plan.sandboxes.iter().filter(|(id, _)| self.waits(plan, id, now));
+        for (_, SandboxPlan { name, .. }) in names {
+            outcome.failures.warning(
+                format!("sandbox {name}"),
+                "vip",
+                "the engine does not tell yet who serves on its networks; its VIPs stay as they were",
+                "see what `status` says of the engine",
+            );
+        }
     }
 
     /// Takes over what the portolan before this one left, as soon as it can be compared.
@@ -354,6 +384,7 @@ impl Consumer for Vip {
                 format!("its time to drain behind {vip} on {network} is over: connections are cut");
             self.events.emit(Kind::Drain, format!("task at {task}"), text);
         }
+        self.tell_of_waiting(plan, now, &mut outcome);
         let mut errands = self.errands(plan, now);
         let mut running = JoinSet::new();
         loop {

@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use registry::balance_spec::BalanceSpec;
-use registry::id::{NetworkId, ServiceId};
+use registry::id::{NetworkId, SandboxId, ServiceId};
 use registry::labels;
-use registry::model::{Network, Reach, Service, ServingState, Task};
+use registry::model::{Network, Reach, Sandbox, Service, ServingState, Task};
 use registry::route_spec::BackendMode;
 use registry::{Notes, Snapshot};
 
@@ -132,7 +132,16 @@ pub fn compile(
         sandboxes.extend(host::plan(snapshot, &mut tables, config, &mut notes));
     }
     let leases = Arc::new(allocation.leases);
-    (Plan { sandboxes, addresses: Arc::new(addresses), leases }, notes)
+    let unread = unread(snapshot);
+    (Plan { sandboxes, addresses: Arc::new(addresses), leases, unread }, notes)
+}
+
+/// Who is on networks of which nobody told yet who serves there.
+fn unread(snapshot: &Snapshot) -> BTreeSet<SandboxId> {
+    let is_on_unread = |it: &&Sandbox| it.networks.iter().any(|it| snapshot.is_unread(&it.network));
+    let doorways = doorways(snapshot).filter(|(it, _)| snapshot.is_unread(&it.id));
+    let sandboxes = snapshot.sandboxes().filter(is_on_unread).map(|it| it.id.clone());
+    sandboxes.chain(doorways.map(|(it, _)| tables::doorway_id(it))).collect()
 }
 
 /// What services ask for by labels, those that do.

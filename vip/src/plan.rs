@@ -30,6 +30,8 @@ pub struct Plan {
     pub addresses: Arc<Addresses>,
     /// Which addresses of the pool are given to whom, to be kept on disk.
     pub leases: Arc<Leases>,
+    /// Who is on a network of which nobody told yet who is on it.
+    pub unread: BTreeSet<SandboxId>,
 }
 
 /// The VIPs of a service on a network: what the resolver answers for its name.

@@ -155,6 +155,11 @@ impl Known {
         Self { cookie, table: None, routes, visited: now, doubted: false, failed: true }
     }
 
+    /// Whether the last visit made it hold its plan of then.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.failed
+    }
+
     /// Whether a visit would find nothing to do.
     pub(crate) fn is_content(&self, plan: &SandboxPlan, now: Instant) -> bool {
         let same = self.table.as_ref().map_or(plan.balances.is_empty(), |it| {

@@ -108,6 +108,11 @@ fn block_of(vip: IpAddr, network: &Network, leases: &Leases) -> Option<IpNet> {
     leases.block_around(vip, network.id.as_str()).or_else(alone)
 }
 
+/// What the namespace through which this node reaches `network` is called among sandboxes.
+pub(super) fn doorway_id(network: &Network) -> SandboxId {
+    SandboxId::from(format!("network:{}", network.id))
+}
+
 /// The tables of balances, one for each list of networks that some sandbox is on.
 pub(super) struct Tables<'a> {
     networks: &'a BTreeMap<NetworkId, NetworkPlan>,
@@ -172,7 +177,7 @@ impl<'a> Tables<'a> {
             // It is in the network's subnet, as are the VIPs that engines give.
             routes: BTreeSet::new(),
         };
-        (SandboxId::from(format!("network:{}", network.id)), plan)
+        (doorway_id(network), plan)
     }
 
     fn make(

@@ -45,6 +45,32 @@ async fn what_left_while_portolan_was_away_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn after_a_restart_vips_stay_as_they_are_until_the_engine_tells_who_serves() {
+    let mut world = World::new();
+    let _tasks = world.tasks("web", 1, 11);
+    let (client, other) = (world.host("client", 100), world.host("other", 101));
+    let path = world.path("client");
+    let text = || Text::new().service("web", Some("10.20.1.2")).sandbox(&client, &path);
+    let known = text().tasks("web", 1, 11).0;
+    world.manager().make(&known).await;
+    let mut manager = world.manager();
+    let outcome = manager.make_unread(&text().0).await;
+    assert_eq!(outcome.changes, 0);
+    assert!(!outcome.failures.has_errors(), "{:?}", outcome.failures);
+    assert_eq!(outcome.failures.iter().count(), 1, "{:?}", outcome.failures);
+    assert_eq!(client.calls(WEB, 1), ["web.1"]);
+    manager.make(&known).await;
+    assert_eq!(client.calls(WEB, 1), ["web.1"]);
+    // Who came later has nothing that could be better; what was told once is believed.
+    let more = text().tasks("web", 1, 11).sandbox(&other, &world.path("other")).0;
+    manager.make(&more).await;
+    let outcome = manager.make_unread(&text().0).await;
+    assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+    manager.make(&text().0).await;
+    assert_eq!(client.call(WEB).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
 async fn a_restart_gives_a_task_that_drains_no_more_time_than_it_had() {
     let mut world = World::new();
     let _tasks = world.tasks("web", 2, 11);

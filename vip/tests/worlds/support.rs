@@ -13,7 +13,7 @@ use std::time::Duration;
 use kernel::netns::Netns;
 use kernel::nft::{Batch, ChainKind, CtKey, Expr, Family, Hook, HookPoint, Socket, Table, Verdict};
 use kernel::{link, socket};
-use registry::{Consumer, Outcome, Snapshot};
+use registry::{Consumer, Draft, Outcome, Snapshot};
 use tokio::sync::watch;
 use vip::{Config, DataPlane, Vip};
 
@@ -369,8 +369,19 @@ impl Manager {
         self.vip.apply(&plan).await
     }
 
+    /// As with an engine that does not tell yet who serves on its networks.
+    pub(crate) async fn make_unread(&mut self, world: &str) -> Outcome {
+        let mut draft = registry::source::world::parse(world, "world.toml").unwrap();
+        draft.unread = draft.networks.iter().map(|it| it.id.clone()).collect();
+        let (plan, _notes) = self.compile_draft(draft);
+        self.vip.apply(&plan).await
+    }
+
     pub(crate) fn compile(&mut self, world: &str) -> (Arc<vip::Plan>, registry::Notes) {
-        let draft = registry::source::world::parse(world, "world.toml").unwrap();
+        self.compile_draft(registry::source::world::parse(world, "world.toml").unwrap())
+    }
+
+    fn compile_draft(&mut self, draft: Draft) -> (Arc<vip::Plan>, registry::Notes) {
         self.generation += 1;
         let (plan, notes) = self.vip.compile(&Arc::new(Snapshot::build(draft, self.generation)));
         (Arc::new(plan), notes)

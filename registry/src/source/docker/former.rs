@@ -20,8 +20,9 @@ use crate::source::docker::swarm::Swarm;
 /// Gossip tells the new ports with the first task that has them or later, by chance. Who came so
 /// short before may be one of them.
 const FRESH: Duration = Duration::from_secs(15);
-/// An update that rests for longer is over, or paused.
-const SETTLED: Duration = Duration::from_secs(60);
+/// An update whose tasks rest for longer between one and the next is taken to be over. Delays of some
+/// minutes are usual, and what is believed costs nothing while it is true.
+const SETTLED: Duration = Duration::from_secs(60 * 60);
 /// Tasks of services that are updated at the same time.
 const MOST: usize = 10_000;
 /// Ports that a service is told to have in turns while it is updated: those of two or three updates.

@@ -113,6 +113,19 @@ fn ports_that_are_told_in_turns_make_no_new_task_one_from_before() {
 fn what_gossip_led_to_believe_is_forgotten_when_nothing_moves_any_more() {
     let both = ["a", "b"];
     let readings =
-        [(0, web(1, &both)), (20, web(2, &both)), (59, web(2, &both)), (1, web(2, &both))];
+        [(0, web(1, &both)), (20, web(2, &both)), (3599, web(2, &both)), (1, web(2, &both))];
     assert_eq!(told(&readings), ["", "a:1 b:1", "a:1 b:1", ""]);
+}
+
+#[test]
+fn an_update_that_rests_for_minutes_while_gossip_tells_the_old_ports_is_not_over() {
+    let (first, all) = (["a", "b"], ["a", "b", "new"]);
+    let readings = [
+        (0, web(1, &first)),
+        (20, web(2, &all)),
+        (20, web(1, &all)),
+        (600, web(1, &all)),
+        (5, web(2, &all)),
+    ];
+    assert_eq!(told(&readings).last().map(String::as_str), Some("a:1 b:1"));
 }

@@ -22,6 +22,7 @@ use kernel::conntrack::{Conntrack, Flow, FlowFilter};
 use kernel::netns::Netns;
 use kernel::sock_diag::SockDiag;
 
+use crate::apply::chain;
 use crate::drain::Drain;
 use crate::inquiry;
 use crate::plan::{Balance, Balances};
@@ -120,7 +121,12 @@ impl Judge {
         let dooms = |flow: &Flow| self.dooms(flow) || self.doubts(flow);
         let (severed, mut spared) = sever_if((netns, conntrack), &self.filter(), dooms, still)?;
         spared.retain(|it| is_led(it) && it.replied && !it.ended);
-        inquiry::inquire(netns, &spared)?;
+        // A container may keep us from asking, which harms its own connections alone: what is to be
+        // cut was cut, and is not to be looked for again for that.
+        if let Err(error) = inquiry::inquire(netns, &spared) {
+            let error = chain(&error);
+            tracing::warn!(%error, "connections to addresses that other tasks have now were not asked for");
+        }
         Ok(severed)
     }
 }

@@ -153,8 +153,8 @@ fn moved<'a>(before: &'a Snapshot, now: &'a Snapshot) -> BTreeSet<&'a TaskId> {
 }
 
 /// A mark that only the packets of this module carry: they stay in the namespace. Below the bits
-/// that the mesh has there.
-const MARK: u32 = 0x0008_0000;
+/// that the mesh has there, and no single bit, as others choose them (Tailscale has this one).
+const MARK: u32 = 0x0008_00d7;
 
 const TABLE: Table<'static> = Table { family: Family::Inet, name: "portolan_inquiry" };
 const CHAIN: &str = "output";
@@ -167,8 +167,8 @@ pub(crate) fn inquire(netns: &Netns, flows: &[Flow]) -> Result<usize, SandboxErr
         return Ok(0);
     }
     let mut batch = Batch::new();
-    // It goes with the socket, whatever becomes of this process.
-    batch.add_table(TABLE, true);
+    // It goes with the socket, whatever becomes of this process; one of that name is the container's.
+    batch.replace_table(TABLE, true);
     batch.add_chain(TABLE, CHAIN, Some(HOOK));
     let rule = [
         Expr::Meta { key: MetaKey::Mark, to: 0 },

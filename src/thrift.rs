@@ -17,6 +17,10 @@ const QUIET: Duration = Duration::from_millis(500);
 /// A part that is not done by then will not be soon.
 const LATEST: Duration = Duration::from_secs(10);
 
+/// What the last parts leave, and a world that is read again and found to be the same, is seen to
+/// after this.
+const AFTERWARDS: Duration = Duration::from_secs(10);
+
 /// The shortest time between two times: each costs some milliseconds of a processor.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -27,10 +31,29 @@ pub(crate) async fn give_back(live: Live, stop: CancellationToken) {
 
 async fn follow(live: Live) {
     let mut world = live.world.clone();
-    while world.changed().await.is_ok() {
+    let mut again = false;
+    loop {
+        if again {
+            match timeout(AFTERWARDS, world.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_closed)) => return,
+                Err(_quiet) => {
+                    again = false;
+                    give_all_back().await;
+                    continue;
+                }
+            }
+        } else if world.changed().await.is_err() {
+            return;
+        }
         sleep(QUIET).await;
         let _late = timeout(LATEST, ready(&live)).await;
-        let _panicked = tokio::task::spawn_blocking(kernel::memory::give_back).await;
+        give_all_back().await;
+        again = true;
         sleep(PAUSE).await;
     }
+}
+
+async fn give_all_back() {
+    let _panicked = tokio::task::spawn_blocking(kernel::memory::give_back).await;
 }

@@ -137,6 +137,7 @@ impl Default for Config {
                 client_ip: vip::mesh::ClientIp::Keep,
                 state_dir: state_dir.clone(),
                 drain: vip::Config::default().drain,
+                outbound: true,
             },
             state_dir,
             router: router::config::Config {

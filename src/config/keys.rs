@@ -107,6 +107,12 @@ const TABLE: &[Key] = &[
         "\"keep\"",
         "whom tasks see behind a published port: `keep` the client, `masquerade` the node",
     ),
+    key(
+        "mesh",
+        "outbound",
+        "true",
+        "where the engine keeps no rules for docker_gwbridge, its containers get out as the host",
+    ),
     key(CLUSTER, "http", "\"0.0.0.0:8080\"", "where plain HTTP is accepted"),
     key(CLUSTER, "threads", "", "threads that serve; one per core unless set"),
     key(CLUSTER, "unknown_host", "404", "status for hosts that no service has, 404 or 503"),

@@ -112,6 +112,7 @@ fn mesh(table: &Table<'_>, config: &mut vip::mesh::Config) {
     set(&mut config.enabled, table.get("enabled", |it| it.choice(&enabled)));
     let client_ip = [("keep", ClientIp::Keep), ("masquerade", ClientIp::Masquerade)];
     set(&mut config.client_ip, table.get("client_ip", |it| it.choice(&client_ip)));
+    set(&mut config.outbound, table.get("outbound", Value::boolean));
 }
 
 fn dns(table: &Table<'_>, config: &mut resolver::Config) {

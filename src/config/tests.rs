@@ -80,6 +80,7 @@ const EVERYTHING: &str = r#"
         [mesh]
         enabled = "on"
         client_ip = "masquerade"
+        outbound = false
         [router.clusters.prod]
         http = ":80"
         threads = 3
@@ -146,6 +147,7 @@ fn everything_can_be_set() {
             client_ip: vip::mesh::ClientIp::Masquerade,
             state_dir: "/var/tmp/p".into(),
             drain: seconds(30),
+            outbound: false,
         },
         router: router::config::Config {
             http: "0.0.0.0:80".parse().unwrap(),

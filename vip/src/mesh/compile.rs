@@ -38,6 +38,8 @@ pub struct Config {
     /// How long connections to a draining task may go on, unless its service says otherwise
     /// (`vip.drain`).
     pub drain: Duration,
+    /// Whether containers get out where the engine keeps no rules for its gateway bridge.
+    pub outbound: bool,
 }
 
 /// Whether there is a mesh of ours (`mesh.enabled`).
@@ -71,7 +73,7 @@ pub fn compile(snapshot: &Snapshot, config: &Config) -> (Plan, Notes) {
     let masquerade = config.client_ip == ClientIp::Masquerade;
     let ingress = ingress_of(snapshot);
     let mut ports = BTreeMap::new();
-    let mut plan = Plan::default();
+    let mut plan = Plan { outbound: config.outbound, ..Plan::default() };
     let mut services: Vec<_> = snapshot.services().collect();
     services.sort_by_key(|it| (it.created, &it.id));
     let mut owners: BTreeMap<Port, &Service> = BTreeMap::new();
@@ -396,6 +398,7 @@ mod tests {
             client_ip: ClientIp::Keep,
             state_dir: PathBuf::from("/nowhere"),
             drain: Duration::from_secs(600),
+            outbound: true,
         }
     }
 

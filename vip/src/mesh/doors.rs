@@ -224,7 +224,7 @@ impl Doors {
         report: &mut Report,
     ) {
         let look = Netns::this().map_err(MeshError::from);
-        let look = look.and_then(|it| self.outbound.exits(&it, &plan.gateway, doubted, now));
+        let look = look.and_then(|it| self.outbound.exits(&it, plan, doubted, now));
         match look {
             Ok(exits) => {
                 self.outbound.tell(&exits, leads, &mut report.notes);

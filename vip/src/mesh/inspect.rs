@@ -66,7 +66,7 @@ fn outbound(host: &Netns, plan: &Plan) -> Result<Vec<String>, MeshError> {
     if plan.gateway.is_empty() {
         return Ok(Vec::new());
     }
-    let exits = Outbound::default().exits(host, &plan.gateway, true, Instant::now())?;
+    let exits = Outbound::default().exits(host, plan, true, Instant::now())?;
     let wanted = Host { exits, ..Host::default() }.ruleset(&Balancing::default());
     let seen = table::read_rules(&mut Socket::open(host)?)?;
     let odd = outbound::CHAINS.iter().filter(|it| !seen.has_as(it, &wanted));

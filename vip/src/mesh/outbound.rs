@@ -5,6 +5,8 @@
 //! Invariants
 //! - *in the engine's place only*: where it has rules for that bridge, by iptables or nftables,
 //!   none are supplied;
+//! - *last*: whom somebody else gives a source keeps that one; `mesh.outbound = false` leaves it all
+//!   to the operator;
 //! - *as the engine*: what leaves the bridge leaves as the host; what comes back to it by the host
 //!   and not through the mesh is dropped, because the bridge is no network between containers;
 //! - *nobody is overruled*: what a chain of somebody else drops no other table can accept. That is
@@ -26,6 +28,7 @@ use super::error::MeshError;
 use super::firewall;
 use super::gate::{interface, source_network};
 use super::laid::LOOK;
+use super::plan::Plan;
 use super::table::Ruleset;
 
 /// The engine's bridge by which containers of overlay networks reach the world.
@@ -64,14 +67,15 @@ pub(crate) struct Exit {
 
 impl Outbound {
     /// Looks at the host's rules, if that was long ago or somebody changed them since; gives the
-    /// bridges of `subnets` that portolan is to stand in for.
+    /// bridges that portolan is to stand in for.
     pub(crate) fn exits(
         &mut self,
         host: &Netns,
-        subnets: &BTreeSet<Ipv4Net>,
+        plan: &Plan,
         doubted: bool,
         now: Instant,
     ) -> Result<BTreeSet<Exit>, MeshError> {
+        let subnets = &plan.gateway;
         if subnets.is_empty() {
             *self = Self::default();
             return Ok(BTreeSet::new());
@@ -85,7 +89,7 @@ impl Outbound {
             let dropping = if keeper == Keeper::Nobody { dropping(host)? } else { Vec::new() };
             *self = Self { keeper, dropping, looked: Some(now) };
         }
-        if self.keeper != Keeper::Nobody {
+        if self.keeper != Keeper::Nobody || !plan.outbound {
             return Ok(BTreeSet::new());
         }
         let mut exits = BTreeSet::new();
@@ -141,7 +145,7 @@ pub(crate) fn write(exits: &BTreeSet<Exit>, ruleset: &mut Ruleset) {
         return;
     }
     let hook = |kind, point, priority| Hook { kind, point, priority };
-    ruleset.base(OUT, hook(ChainKind::Nat, HookPoint::Postrouting, BEFORE_THE_ENGINE));
+    ruleset.base(OUT, hook(ChainKind::Nat, HookPoint::Postrouting, AFTER_OTHERS));
     ruleset.base(BETWEEN, hook(ChainKind::Filter, HookPoint::Forward, 0));
     for Exit { subnet, device } in exits {
         let mut rule = source_network(CmpOp::Eq, *subnet);
@@ -238,8 +242,8 @@ pub(crate) const CHAINS: &[&str] = &[OUT, BETWEEN];
 const OUT: &str = "out";
 const BETWEEN: &str = "between";
 const MARK: &str = "mark";
-/// After the mesh's own translation of sources (90); the engine's stands at 100.
-const BEFORE_THE_ENGINE: i32 = 95;
+/// Source translation of others stands at 100, and what has a source by then keeps it.
+const AFTER_OTHERS: i32 = 110;
 /// The engine's filter stands at 0.
 const BEFORE_FILTERS: i32 = -10;
 

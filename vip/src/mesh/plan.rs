@@ -32,6 +32,8 @@ pub struct Plan {
     pub bridges: BTreeSet<Bridge>,
     /// The subnets of the engine's bridge by which containers on overlays reach the world.
     pub gateway: BTreeSet<Ipv4Net>,
+    /// Whether its containers get out by portolan where the engine keeps no rules for it.
+    pub outbound: bool,
     /// The namespaces of local tasks, by which way their replies leave.
     pub ways: BTreeMap<SandboxId, Way>,
     /// Local namespaces on the ingress network in which nothing of the mesh is wanted.

@@ -29,7 +29,7 @@ impl Manager {
     pub(crate) fn which(swarm: &Swarm, node: usize, enabled: Enabled, client_ip: ClientIp) -> Self {
         let state_dir = swarm.dir.join(format!("state{node}"));
         let drain = Duration::from_secs(600);
-        let mesh = Mesh::new(Config { enabled, client_ip, state_dir, drain });
+        let mesh = Mesh::new(Config { enabled, client_ip, state_dir, drain, outbound: true });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { mesh, runtime, host: swarm.nodes[node].host.path.clone(), generation: 0 }
     }

@@ -86,17 +86,18 @@ impl Paths {
             }
         }
         let gone = |it: &&SandboxId| !ways.contains_key(*it);
-        let gone: Vec<_> = self.known.keys().filter(gone).cloned().collect();
-        for id in gone {
-            self.doubtful.remove(&id);
-            if let Some(path) = self.known.remove(&id) {
-                errands.then.push_back(Errand::Leave(id, path));
+        let gone: BTreeSet<_> = self.known.keys().filter(gone).cloned().collect();
+        for id in &gone {
+            self.doubtful.remove(id);
+            if let Some(path) = self.known.remove(id) {
+                errands.then.push_back(Errand::Leave(id.clone(), path));
             }
         }
         let doubtful = self.doubtful.iter().filter(|it| !ways.contains_key(it.0));
         let mut clear: BTreeMap<_, _> = doubtful.map(|(id, it)| (id.clone(), it.clone())).collect();
         self.bare.retain(|it| strays.contains_key(it));
-        let unknown = strays.iter().filter(|it| !self.bare.contains(it.0));
+        // Two visits of one namespace at the same time would be in each other's way.
+        let unknown = strays.iter().filter(|it| !self.bare.contains(it.0) && !gone.contains(it.0));
         clear.extend(unknown.map(|(id, it)| (id.clone(), it.clone())));
         errands.then.extend(clear.into_iter().map(|(id, it)| Errand::Clear(id, it)));
         errands

@@ -346,7 +346,7 @@ impl Starting<'_> {
 
     fn mesh(&mut self) -> Result<Reports<vip::mesh::Plan>, StartError> {
         let (config, meter) = (self.config.mesh.clone(), self.balancing.clone());
-        self.consumer(move || Ok(vip::Mesh::new(config.clone()).counting_on(meter.relay())))
+        self.consumer(move || Ok(vip::Mesh::new(config.clone()).counting_on(&meter)))
     }
 
     fn resolver(

@@ -138,6 +138,9 @@ fn metrics_count_the_connections_of_each_task_through_its_vip() {
     assert!(of("portolan_vip_tables", &[]) > 0.5, "{said}");
     assert!(of("portolan_vip_takeovers_total", &[("how", "made")]) > 0.5, "{said}");
     assert!(of("portolan_vip_transaction_seconds_count", &[]) > 0.5, "{said}");
+    for name in ["portolan_mesh_resets_total", "portolan_relay_sessions"] {
+        assert!(of(name, &[]) < 0.5, "{said}");
+    }
 }
 
 #[test]

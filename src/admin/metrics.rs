@@ -3,6 +3,7 @@
 //! Always true here: the number of series depends on the number of networks, upstream servers and,
 //! up to a bound, tasks, never on names, clients or hosts.
 
+mod mesh;
 mod vip;
 
 use resolver::{CacheFigures, Counts, ServerProtocol, Standing, UpstreamState};
@@ -28,6 +29,8 @@ pub(super) fn text(live: &Live) -> String {
     }
     if live.parts.vip {
         vip::vip(&mut text, &live.balancing);
+        mesh::mesh(&mut text, live);
+        mesh::relay(&mut text, live.balancing.relay());
     }
     vip::probes(&mut text, &live.probes);
     text.finish()

@@ -62,8 +62,9 @@ use self::sysctls::Sysctls;
 use crate::apply::chain;
 use crate::drain::{Drain, Drains};
 use crate::layout::ALIVE_FOR;
+use crate::meter::{Meter, Metrics};
 use crate::relay::error::Failure;
-use crate::relay::{Limits, Meter, Relay};
+use crate::relay::{Limits, Relay};
 use crate::watch::Watches;
 
 /// How many tasks' namespaces are visited at the same time.
@@ -87,6 +88,7 @@ pub struct Mesh {
     relay: Relay,
     watches: Watches<Place>,
     drains: Drains,
+    meter: Meter,
     /// Since when what is there is looked after; `None`: who is gone was forgotten since.
     begun: Option<Instant>,
     /// What was made true last.
@@ -109,13 +111,14 @@ impl Mesh {
         let (drains, last) = Default::default();
         let relay = Relay::new(Limits::default());
         let begun = Some(Instant::now());
-        Self { config, sysctls, doors, paths, relay, watches, drains, begun, last }
+        let meter = Meter::default();
+        Self { config, sysctls, doors, paths, relay, watches, drains, meter, begun, last }
     }
 
-    /// Counts on `meter` what is relayed.
+    /// Counts on `meter` what it does, and what is relayed.
     #[must_use]
     pub fn counting_on(self, meter: &Meter) -> Self {
-        Self { relay: self.relay.counting_on(meter), ..self }
+        Self { meter: meter.clone(), relay: self.relay.counting_on(meter.relay()), ..self }
     }
 
     /// Who leads published ports through the doorway.
@@ -193,13 +196,14 @@ impl Mesh {
             (doors, report)
         });
         match running.join_next().await {
-            Some(Ok((doors, Report { changes, failures, notes }))) => {
+            Some(Ok((doors, Report { changes, failures, notes, told }))) => {
                 self.doors = doors;
                 for place in [Place::Host, Place::Doorway] {
                     if let Some(laid) = laid(&mut self.doors, &mut self.paths, &place) {
                         laid.be_followed(|it| self.watches.follow(place, it));
                     }
                 }
+                Metrics::add(&self.meter.metrics().mesh_resets, told);
                 outcome.changes += changes;
                 outcome.failures.extend(notes);
                 for (place, failure) in &failures {
@@ -257,6 +261,7 @@ impl Consumer for Mesh {
             }
         }
         for Drain { task, .. } in self.drains.follow(&plan.drains(), now).expired {
+            Metrics::add(&self.meter.metrics().mesh_drains_expired, 1);
             tracing::info!(%task, "its time to drain is over: connections through the mesh are cut");
         }
         let goal = Goal { plan: Arc::clone(plan), expired: self.drains.expired() };

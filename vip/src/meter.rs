@@ -92,6 +92,11 @@ counters! {
     /// Times that somebody else was seen to change a table, several changes shortly after one
     /// another being one.
     foreign_changes,
+    /// Connections through published ports that were cut and whose client was told: their task is
+    /// gone, or its drain time is over.
+    mesh_resets,
+    /// Tasks behind published ports whose drain time was over before they were gone.
+    mesh_drains_expired,
     /// Gauge: tasks that drain now, once for each of their VIPs.
     draining,
 }

@@ -32,5 +32,5 @@ mod worker;
 
 pub use engine::Relay;
 pub use limits::Limits;
-pub use meter::Meter;
+pub use meter::{Count, Meter};
 pub use plan::{Entrance, Place, Plan, Target, Way};

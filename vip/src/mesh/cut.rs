@@ -30,18 +30,19 @@ use crate::sandbox::open;
 
 /// Cuts what `goal` leaves without a task, where it differs from `last`. `doorway`: the ingress
 /// network that the host leads to now, and the doorway's address on the host's bridge.
+/// Gives how many clients were told.
 pub(crate) fn cut(
     goal: &Goal,
     last: &Goal,
     doorway: Option<(&Ingress, Ipv4Addr)>,
-) -> Result<(), MeshError> {
+) -> Result<usize, MeshError> {
     let (plan, before) = (&goal.plan, &last.plan);
     // Tasks on the host's networks are nobody's without a port that leads there.
     let is_direct = !(plan.direct.is_empty() && before.direct.is_empty());
     let direct = is_direct && plan.alive != before.alive;
     let drained = goal.expired != last.expired;
     if plan.ports().eq(before.ports()) && alive(plan) == alive(before) && !direct && !drained {
-        return Ok(());
+        return Ok(0);
     }
     let host = Netns::this()?;
     let mut dead = Vec::new();
@@ -60,7 +61,7 @@ pub(crate) fn cut(
     if told > 0 {
         tracing::info!(connections = told, "told clients of the mesh that their tasks are gone");
     }
-    Ok(())
+    Ok(told)
 }
 
 /// Cuts flows of the host's own namespace, which may have very many, where any can be meant.

@@ -75,6 +75,8 @@ pub(crate) struct Report {
     pub(crate) changes: usize,
     pub(crate) failures: Vec<(&'static str, MeshError)>,
     pub(crate) notes: Notes,
+    /// Clients that were told that their task is gone.
+    pub(crate) told: usize,
 }
 
 impl Doors {
@@ -144,7 +146,7 @@ impl Doors {
         self.firewall(inside.is_some(), swarm && foreign, now, &mut report);
         let doorway = inside.as_ref().map(|(ingress, it)| (*ingress, it.own));
         match cut::cut(goal, last, doorway) {
-            Ok(()) => {}
+            Ok(told) => report.told = told,
             Err(error) => report.failures.push(("connections", error)),
         }
         report

@@ -52,7 +52,7 @@ pub struct Count {
 }
 
 impl Meter {
-    /// What was counted, by service and network.
+    /// What was counted, by service and network; without names: of services that are gone.
     pub fn read(&self) -> BTreeMap<(String, String), Count> {
         let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counters.iter().map(|(key, counters)| (key.clone(), counters.read())).collect()
@@ -64,14 +64,40 @@ impl Meter {
         Arc::clone(all.entry((service.to_owned(), network.to_owned())).or_default())
     }
 
-    /// Forgets services that nobody counts for any more.
+    /// Services that nobody counts for any more are counted as one without a name, so that no sum
+    /// becomes less.
     pub(super) fn tidy(&self) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, counters| Arc::strong_count(counters) > 1);
+        let is_gone = |(key, counters): &(&Key, &Arc<Counters>)| {
+            **key != Key::default() && Arc::strong_count(counters) == 1
+        };
+        let gone: Vec<Key> = all.iter().filter(is_gone).map(|it| it.0.clone()).collect();
+        for key in gone {
+            if let Some(counters) = all.remove(&key) {
+                all.entry(Key::default()).or_default().take_on(counters.read());
+            }
+        }
     }
 }
 
 impl Counters {
+    fn take_on(&self, count: Count) {
+        let pairs = [
+            (&self.connections, count.connections),
+            (&self.flows, count.flows),
+            (&self.open, count.open),
+            (&self.refused, count.refused),
+            (&self.unreached, count.unreached),
+            (&self.cut, count.cut),
+            (&self.lost, count.lost),
+            (&self.to_tasks, count.to_tasks),
+            (&self.to_clients, count.to_clients),
+        ];
+        for (counter, count) in pairs {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     fn read(&self) -> Count {
         let Self { connections, flows, open, refused, unreached, cut, lost, to_tasks, to_clients } =
             self;

@@ -110,11 +110,20 @@ fn ports_that_are_told_in_turns_make_no_new_task_one_from_before() {
 }
 
 #[test]
-fn what_gossip_led_to_believe_is_forgotten_when_nothing_moves_any_more() {
+fn what_gossip_led_to_believe_is_forgotten_when_the_ports_are_told_no_more() {
     let both = ["a", "b"];
     let readings =
-        [(0, web(1, &both)), (20, web(2, &both)), (3599, web(2, &both)), (1, web(2, &both))];
+        [(0, web(1, &both)), (20, web(2, &both)), (279, web(2, &both)), (1, web(2, &both))];
     assert_eq!(told(&readings), ["", "a:1 b:1", "a:1 b:1", ""]);
+    // A new one, whose ports were told late, was taken for an old one.
+    let readings = [
+        (0, web(1, &["a", "b", "c"])),
+        (20, web(1, &["b", "c", "new"])),
+        (20, web(2, &["c", "new", "newer"])),
+        (20, web(2, &["new", "newer", "newest"])),
+        (300, web(2, &["new", "newer", "newest"])),
+    ];
+    assert_eq!(told(&readings)[2..], ["c:1 new:1", "new:1", ""]);
 }
 
 #[test]

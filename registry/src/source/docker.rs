@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::snapshot::Snapshot;
 use crate::source::Publisher;
-use crate::source::docker::gossip::absent::Absent;
+use crate::source::docker::follow::Kept;
 pub use error::EngineError;
 pub use host::Host;
 pub use host_files::HostFiles;
@@ -66,12 +66,12 @@ pub async fn run<H: Host>(
 ) {
     let host = Arc::new(host);
     let publisher = Publisher::new(sender);
-    let mut absent = Absent::default();
+    let mut kept = Kept::default();
     let mut pause = FIRST_PAUSE;
     let mut said = None;
     while !stop.is_cancelled() {
         let generation = publisher.current().generation();
-        let session = Box::pin(session(&config, &host, &publisher, &mut absent, &stop));
+        let session = Box::pin(session(&config, &host, &publisher, &mut kept, &stop));
         let Err(error) = session.await else { return };
         if publisher.current().generation() != generation {
             (pause, said) = (FIRST_PAUSE, None); // it worked for a while
@@ -95,14 +95,14 @@ async fn session<H: Host>(
     config: &Config,
     host: &Arc<H>,
     publisher: &Publisher,
-    absent: &mut Absent,
+    kept: &mut Kept,
     stop: &CancellationToken,
 ) -> Result<(), EngineError> {
     let client = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         client = read::Client::connect(&config.endpoint) => client?,
     };
-    follow::follow(client, Arc::clone(host), config, publisher, absent, stop).await
+    follow::follow(client, Arc::clone(host), config, publisher, kept, stop).await
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

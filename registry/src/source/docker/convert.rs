@@ -70,7 +70,7 @@ pub(crate) fn draft(view: &View) -> Draft {
         sandboxes: sandbox::sandboxes(view, |it| task_id(view, it)),
         nodes,
         this_node: view.engine.node.clone(),
-        unread: view.unread().collect(),
+        unread: view.unread(),
         notes,
     }
 }

@@ -14,11 +14,11 @@ mod signs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -37,6 +37,7 @@ use crate::source::docker::events::{self, Effect, Event};
 use crate::source::docker::follow::answer::Finished;
 use crate::source::docker::follow::signs::Signs;
 use crate::source::docker::former::Former;
+use crate::source::docker::gossip::Gossip;
 use crate::source::docker::gossip::absent::Absent;
 use crate::source::docker::gossip::renewed::Renewed;
 use crate::source::docker::host::Host;
@@ -71,6 +72,15 @@ const FAREWELL: Duration = Duration::from_secs(600);
 /// How long a node of a Swarm may be on its way into it before what it says is taken as it is, and
 /// how long the Swarm's answers are waited for when they fail.
 const PENDING: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+/// What is known beyond one connection, because the next may not be told of it for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Services that gossip forgot.
+    absent: Absent,
+    /// What gossip said last.
+    gossip: BTreeMap<NetworkId, Gossip>,
+}
 
 /// One connection's worth of following.
 pub(crate) struct Follower<'a, H> {
@@ -124,13 +134,25 @@ pub(crate) async fn follow<H: Host>(
     host: Arc<H>,
     config: &Config,
     publisher: &Publisher,
-    absent: &mut Absent,
+    kept: &mut Kept,
     stop: &CancellationToken,
 ) -> Result<(), EngineError> {
+    let Kept { absent, gossip } = kept;
     let (engine, since) = client.info().await?;
-    let mut events = pin!(client.events(since.as_deref()));
+    let events = pin!(client.events(since.as_deref()));
     let mut follower = Follower::new(client, host, config, publisher, absent);
     follower.view.engine = engine;
+    follower.view.gossip = std::mem::take(gossip);
+    let ended = follow_events(&mut follower, events, stop).await;
+    *gossip = follower.view.gossip;
+    ended
+}
+
+async fn follow_events<H: Host>(
+    follower: &mut Follower<'_, H>,
+    mut events: Pin<&mut (impl Stream<Item = Result<Event, EngineError>> + ?Sized)>,
+    stop: &CancellationToken,
+) -> Result<(), EngineError> {
     let mut signs = follower.signs.take_receiver();
     loop {
         let now = Instant::now();
@@ -306,6 +328,9 @@ impl<'a, H: Host> Follower<'a, H> {
             tracing::warn!("{reason}");
         }
         self.publishing.said.clone_from(&stale);
+        // Of networks that went while the engine was away nothing is told any more.
+        let live: BTreeSet<_> = self.view.live_overlays().map(|it| it.id.clone()).collect();
+        self.view.gossip.retain(|it, _| live.contains(it));
         let begun = Instant::now();
         if self.publisher.publish_as(convert::draft(&self.view), stale) {
             let generation = self.publisher.current().generation();

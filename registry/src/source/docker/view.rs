@@ -80,9 +80,16 @@ impl View {
         })
     }
 
-    /// The overlay networks whose gossip was not read yet.
-    pub(crate) fn unread(&self) -> impl Iterator<Item = NetworkId> {
-        self.live_overlays().map(|it| it.id.clone()).filter(|it| !self.gossip.contains_key(it))
+    /// The overlay networks of which only gossip can tell, and did not yet. What it told in a way
+    /// that nobody understands will be no better later.
+    pub(crate) fn unread(&self) -> BTreeSet<NetworkId> {
+        if !matches!(self.teller(), Teller::Gossip) {
+            return BTreeSet::new();
+        }
+        let is_told = |it: &NetworkId| {
+            self.gossip.contains_key(it) || self.unreadable.contains_key(&format!("network {it}"))
+        };
+        self.live_overlays().map(|it| it.id.clone()).filter(|it| !is_told(it)).collect()
     }
 
     /// Takes over what was answered of a service's tasks; whether that changes anything. Nobody is

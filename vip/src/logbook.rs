@@ -49,6 +49,8 @@ pub(crate) struct Logbook {
     last: Arc<Log>,
     /// At most one.
     writer: JoinSet<io::Result<()>>,
+    /// The last writing came to nothing.
+    failed: bool,
     said: bool,
 }
 
@@ -71,7 +73,7 @@ impl Logbook {
             }
         };
         let last = Arc::new(log.clone());
-        (Self { path, boot, last, writer: JoinSet::new(), said: false }, log)
+        (Self { path, boot, last, writer: JoinSet::new(), failed: false, said: false }, log)
     }
 
     /// What is written, or is being written.
@@ -79,7 +81,8 @@ impl Logbook {
         &self.last
     }
 
-    /// Has `log` written, soon. Whether all of it is: otherwise it is to be called again.
+    /// Has `log` written, soon. Whether all of it is: otherwise it is to be called again, soon. What
+    /// could not be written is tried again the next time.
     pub(crate) fn keep(&mut self, log: Log) -> bool {
         if let Some(ended) = self.writer.try_join_next() {
             let failure = match ended {
@@ -87,6 +90,8 @@ impl Logbook {
                 Ok(Err(error)) => Some(error),
                 Err(error) => Some(io::Error::other(error)),
             };
+            // What the file says now is what it said before that.
+            self.failed = failure.is_some();
             match failure {
                 None => self.said = false,
                 Some(error) if !self.said => {
@@ -97,13 +102,13 @@ impl Logbook {
                 Some(_) => {}
             }
         }
-        if *self.last == log {
+        if *self.last == log && !self.failed {
             return true;
         }
         if !self.writer.is_empty() {
             return false;
         }
-        self.last = Arc::new(log);
+        (self.last, self.failed) = (Arc::new(log), false);
         let (path, boot, log) = (self.path.clone(), self.boot.clone(), Arc::clone(&self.last));
         self.writer.spawn_blocking(move || write(&path, &boot, &log));
         true
@@ -212,6 +217,26 @@ mod tests {
         }
         logbook.writer.join_next().await;
         assert_eq!(Logbook::of_boot(&dir, "this").1, newer);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_the_next_time() {
+        let dir = std::env::temp_dir().join(format!("logbook-full-{}", std::process::id()));
+        let (mut logbook, _) = Logbook::of_boot(&dir, "this");
+        // Where the file is to be there is a folder.
+        fs::create_dir_all(dir.join(NAME)).unwrap();
+        logbook.keep(log());
+        while !logbook.said {
+            logbook.keep(log());
+            tokio::task::yield_now().await;
+        }
+        fs::remove_dir(dir.join(NAME)).unwrap();
+        while !dir.join(NAME).exists() {
+            logbook.keep(log());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Logbook::of_boot(&dir, "this").1, log());
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Rival {
     /// The namespace's cookie.
     doorway: u64,
     leader: Option<Leader>,
+    /// Whether portolan's table was there at the first look: one that is laid meanwhile says nothing.
+    ours: bool,
     /// Since when there are tasks, and IPVS does nothing for them.
     idle: Option<Instant>,
 }
@@ -68,8 +70,9 @@ impl Rival {
     pub(crate) fn decide(&mut self, scene: Scene, now: Instant) -> Leader {
         let Scene { doorway, ipvs, ours, tasks } = scene;
         if self.doorway != doorway {
-            *self = Self { doorway, ..Self::default() };
+            *self = Self { doorway, ours, ..Self::default() };
         }
+        let ours = self.ours;
         if let Some(leader) = self.leader {
             return leader;
         }

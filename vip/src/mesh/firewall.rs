@@ -41,6 +41,14 @@ pub enum FirewallError {
         source: io::Error,
     },
     /// It ended with an error.
+    #[error("`{program}` cannot list its rules: {said}")]
+    Unread {
+        /// Which.
+        program: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// It ended with an error.
     #[error("`{program}` cannot change {CHAIN}: {said}")]
     Refused {
         /// Which.
@@ -89,6 +97,10 @@ struct Step {
 pub(crate) fn engine_keeps(bridge: &str) -> Result<bool, FirewallError> {
     for program in programs("filter") {
         let listing = run(program, &["-S"])?;
+        // Nothing listed for want of the lock is not nothing there.
+        if !listing.fine {
+            return Err(FirewallError::Unread { program, said: listing.said });
+        }
         if listing.listed.lines().any(|it| is_engines(it, bridge)) {
             return Ok(true);
         }

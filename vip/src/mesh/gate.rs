@@ -21,7 +21,7 @@
 //!                       ip saddr NETWORK ip daddr NETWORK masquerade }
 //!   chain unseen      { type filter hook output priority -300; meta mark PROVOKING notrack }
 //!   chain straight    { type filter hook output priority 0; oifname BRIDGE icmp type redirect drop }
-//!   chain out         { type nat hook postrouting priority 95; ip saddr BRIDGE'S oifname != BRIDGE masquerade }
+//!   chain out         { type nat hook postrouting priority 110; ip saddr BRIDGE'S oifname != BRIDGE masquerade }
 //!   chain between     { type filter hook forward priority 0; from BRIDGE to BRIDGE past the mesh: drop }
 //!   chain mark        { type filter hook forward priority -10; ct mark & FLAG: meta mark set meta mark | FLAG }
 //!   chain guard       { type filter hook prerouting priority -150; iifname BRIDGE ip daddr 127.0.0.0/8 drop }

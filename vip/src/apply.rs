@@ -46,7 +46,7 @@ const AT_ONCE: usize = 4;
 const SEEN_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long sandboxes wait for the engine to tell who is on their networks, which it does within
-/// seconds. Their tables, of the portolan before this one, live longer.
+/// seconds. Their tables, of a portolan that ended lately, live longer.
 const UNREAD_FOR: Duration = Duration::from_secs(300);
 
 /// When the logbook is written that had to wait for an older one.
@@ -212,7 +212,7 @@ impl Vip {
     fn waits(&self, plan: &Plan, id: &SandboxId, now: Instant) -> bool {
         plan.unread.contains(id)
             && now.saturating_duration_since(self.begun) < UNREAD_FOR
-            && self.sandboxes.get(id).is_none_or(|it| !it.known.is_settled())
+            && self.sandboxes.get(id).is_some_and(|it| !it.known.is_settled())
     }
 
     fn tell_of_waiting(&self, plan: &Plan, now: Instant, outcome: &mut Outcome) {

@@ -52,7 +52,11 @@ async fn after_a_restart_vips_stay_as_they_are_until_the_engine_tells_who_serves
     let path = world.path("client");
     let text = || Text::new().service("web", Some("10.20.1.2")).sandbox(&client, &path);
     let known = text().tasks("web", 1, 11).0;
-    world.manager().make(&known).await;
+    let mut manager = world.manager();
+    manager.make(&known).await;
+    let written = || logbook(&world)["places"].as_array().map_or(0, Vec::len);
+    wait_until(written, |it| *it == 1).await;
+    drop(manager);
     let mut manager = world.manager();
     let outcome = manager.make_unread(&text().0).await;
     assert_eq!(outcome.changes, 0);

@@ -8,30 +8,11 @@ use kernel::nft::{Batch, Element, ElementValue, Family, Socket, Table, Verdict};
 use kernel::{route, rule, sysctl};
 use vip::mesh::{ClientIp, Enabled};
 
-use crate::mesh_support::{Manager, Place, Swarm, Text, ask, listen};
+use crate::mesh_support::{Manager, One, Text, ask, listen};
 
 const TABLE: Table<'static> = Table { family: Family::Ip, name: "portolan_mesh" };
 
-/// A node with a task of `web`, and the mesh on it.
-struct One {
-    swarm: Swarm,
-    task: Place,
-    manager: Manager,
-}
-
 impl One {
-    fn new() -> Self {
-        let mut swarm = Swarm::new("1");
-        let task = swarm.task(0, "web.1", 21, "1");
-        let manager = Manager::new(&swarm, 0, ClientIp::Keep);
-        Self { swarm, task, manager }
-    }
-
-    fn text(&self, ports: &str) -> String {
-        let text = Text::new(&self.swarm, 0, ports, "");
-        text.task("web.1", 0, 21, "serving").sandbox("web.1", &self.task).0
-    }
-
     /// Waits until the mesh hears of a change, and lets it see to that; a transaction may be told
     /// in several parts.
     fn put_right(&mut self, text: &str) {
@@ -65,7 +46,7 @@ fn change(netns: &Netns, change: impl FnOnce(&mut Batch)) {
 #[test]
 fn a_table_that_somebody_else_flushes_or_changes_is_put_right_at_once() {
     let mut world = One::new();
-    let text = world.text(WEB);
+    let text = world.text(WEB, "");
     world.manager.make(&text);
     let sees = format!("web.1 sees {}", world.swarm.client.address);
     let node = &world.swarm.nodes[0];
@@ -87,7 +68,7 @@ fn a_table_that_somebody_else_flushes_or_changes_is_put_right_at_once() {
 #[test]
 fn what_could_not_be_put_back_is_tried_again_and_the_guard_stands_until_then() {
     let mut world = One::new();
-    let (with, without) = (world.text(WEB), world.text(""));
+    let (with, without) = (world.text(WEB, ""), world.text("", ""));
     let node = &world.swarm.nodes[0];
     let [host, doorway] = [&node.host.path, &node.doorway.path].map(|it| Netns::open(it).unwrap());
     let states = || {
@@ -133,8 +114,8 @@ fn a_port_that_moves_to_another_service_leaves_connections_and_moves_datagrams()
     };
     let other = "{ published = 8002, target = 80 }";
     let (before, after) = (
-        also_green(world.text(WEB_TWINS), other),
-        also_green(world.text(""), &format!("{other}, {WEB_TWINS}")),
+        also_green(world.text(WEB_TWINS, ""), other),
+        also_green(world.text("", ""), &format!("{other}, {WEB_TWINS}")),
     );
     world.manager.make(&before);
     let to = (world.swarm.nodes[0].host.address, 8001);
@@ -149,7 +130,7 @@ fn a_port_that_moves_to_another_service_leaves_connections_and_moves_datagrams()
     assert!(world.call(8001).starts_with("green.1"));
     assert!(ask(&datagrams, to).unwrap().0.starts_with("green.1"));
     // Nobody publishes it any more: its datagrams reach nobody, the connection its task.
-    world.manager.make(&also_green(world.text(""), other));
+    world.manager.make(&also_green(world.text("", ""), other));
     old.write_all(b"?").unwrap();
     assert_eq!(listen(&mut old).unwrap(), said);
     datagrams.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -167,7 +148,7 @@ fn the_rule_in_the_engines_firewall_is_there_again_after_a_flush_and_goes_with_t
     };
     let rules = || iptables(&["-S", "DOCKER-USER"]).matches("portolan").count();
     iptables(&["-N", "DOCKER-USER"]);
-    let text = world.text(WEB);
+    let text = world.text(WEB, "");
     world.manager.make(&text);
     assert_eq!(rules(), 1);
     for everything in [false, true] {
@@ -185,7 +166,7 @@ fn the_rule_in_the_engines_firewall_is_there_again_after_a_flush_and_goes_with_t
 #[test]
 fn ways_out_that_a_portolan_before_left_go_when_they_are_wanted_no_more() {
     let mut world = One::new();
-    let (with, without) = (world.text(WEB), world.text(""));
+    let (with, without) = (world.text(WEB, ""), world.text("", ""));
     let place = world.task.path.clone();
     let netns = Netns::open(&place).unwrap();
     let sysctls = || {
@@ -216,7 +197,7 @@ fn ways_out_that_a_portolan_before_left_go_when_they_are_wanted_no_more() {
 #[test]
 fn a_table_that_a_container_fills_is_made_anew_and_published_ports_do_not_wait_for_it() {
     let mut world = One::new();
-    let text = world.text(WEB);
+    let text = world.text(WEB, "");
     world.manager.make(&text);
     let element = |number: u32| {
         let [a, b, c, d] = number.to_be_bytes();
@@ -234,7 +215,7 @@ fn a_table_that_a_container_fills_is_made_anew_and_published_ports_do_not_wait_f
 #[test]
 fn what_could_not_be_cut_is_cut_once_it_can_be() {
     let mut world = One::new();
-    let text = world.text(WEB);
+    let text = world.text(WEB, "");
     world.manager.make(&text);
     let to = (world.swarm.nodes[0].host.address, 8001);
     let (_, mut stream) = world.swarm.client.call(to).unwrap();
@@ -253,7 +234,7 @@ fn what_could_not_be_cut_is_cut_once_it_can_be() {
 #[test]
 fn settings_rules_and_routes_that_somebody_changes_are_put_right_at_once() {
     let mut world = One::new();
-    let text = world.text(WEB);
+    let text = world.text(WEB, "");
     world.manager.make(&text);
     let task = Netns::open(&world.task.path).unwrap();
     let node = &world.swarm.nodes[0];
@@ -288,7 +269,7 @@ fn settings_rules_and_routes_that_somebody_changes_are_put_right_at_once() {
 #[test]
 fn while_the_engine_does_not_tell_who_is_published_all_stays_as_a_portolan_before_left_it() {
     let mut world = One::new();
-    let (text, empty) = (world.text(WEB), Text::new(&world.swarm, 0, "", "").0);
+    let (text, empty) = (world.text(WEB, ""), Text::new(&world.swarm, 0, "", "").0);
     world.manager.make(&text);
     let sees = format!("web.1 sees {}", world.swarm.client.address);
     let to = (world.swarm.nodes[0].host.address, 8001);

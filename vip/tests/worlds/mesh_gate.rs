@@ -7,33 +7,14 @@ use std::time::Duration;
 use kernel::{link, socket};
 use vip::mesh::ClientIp;
 
-use crate::mesh_support::{Manager, Place, Swarm, Text, ask};
+use crate::mesh_support::{Manager, One, Place, ask};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const TWINS: &str = "{ published = 8001, target = 80 }, \
                      { published = 8001, target = 80, protocol = \"udp\" }";
 const LOCAL: &str = "\"portolan.mesh.bind\" = \"127.0.0.1\"";
 
-/// A node with a task of `web`, and the mesh on it.
-struct One {
-    swarm: Swarm,
-    task: Place,
-    manager: Manager,
-}
-
 impl One {
-    fn new() -> Self {
-        let mut swarm = Swarm::new("1");
-        let task = swarm.task(0, "web.1", 21, "1");
-        let manager = Manager::new(&swarm, 0, ClientIp::Keep);
-        Self { swarm, task, manager }
-    }
-
-    fn text(&self, labels: &str) -> String {
-        let text = Text::new(&self.swarm, 0, TWINS, labels);
-        text.task("web.1", 0, 21, "serving").sandbox("web.1", &self.task).0
-    }
-
     /// The node's address, with the published port.
     fn outside(&self) -> (Ipv4Addr, u16) {
         (self.swarm.nodes[0].host.address, 8001)
@@ -71,16 +52,16 @@ fn where_a_port_is_not_to_be_had_the_engine_does_not_lead_it_on_either() {
         assert_eq!(told, ErrorKind::ConnectionRefused);
     };
     let host = &world.swarm.nodes[0].host;
-    world.manager.make(&world.text(LOCAL));
+    world.manager.make(&world.text(TWINS, LOCAL));
     refused(client, to);
     refused(host, to);
     refused(&world.task, to);
     host.call(local).unwrap();
-    world.manager.make(&world.text("\"portolan.mesh.bind\" = \"eth0\""));
+    world.manager.make(&world.text(TWINS, "\"portolan.mesh.bind\" = \"eth0\""));
     client.call(to).unwrap();
     refused(host, local);
     refused(&world.task, to);
-    world.manager.make(&world.text(""));
+    world.manager.make(&world.text(TWINS, ""));
     client.call(to).unwrap();
     host.call(local).unwrap();
     world.task.call(to).unwrap();
@@ -89,15 +70,15 @@ fn where_a_port_is_not_to_be_had_the_engine_does_not_lead_it_on_either() {
 #[test]
 fn datagrams_follow_when_it_changes_where_their_port_is_to_be_had() {
     let mut world = One::new();
-    world.manager.make(&world.text(LOCAL));
+    world.manager.make(&world.text(TWINS, LOCAL));
     let datagrams = world.swarm.client.datagrams();
     datagrams.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     for _ in 0..2 {
         let answer = ask(&datagrams, world.outside());
         assert!(answer.is_err(), "{answer:?}");
-        world.manager.make(&world.text(""));
+        world.manager.make(&world.text(TWINS, ""));
         assert!(ask(&datagrams, world.outside()).unwrap().0.starts_with("web.1"));
-        world.manager.make(&world.text(LOCAL));
+        world.manager.make(&world.text(TWINS, LOCAL));
     }
 }
 
@@ -108,12 +89,12 @@ fn a_programs_port_stays_that_programs_though_the_engine_would_lead_it_on() {
         world.swarm.engine_leading(0, 8001);
         let at = if everywhere { Ipv4Addr::UNSPECIFIED } else { world.outside().0 };
         let program = world.program(at);
-        let (outcome, _) = world.manager.try_make(&world.text(""));
+        let (outcome, _) = world.manager.try_make(&world.text(TWINS, ""));
         assert_eq!(outcome.failures.iter().count(), 1, "{:?}", outcome.failures);
         world.reaches(&program);
         // Without it the port is the mesh's.
         drop(program);
-        world.manager.make(&world.text(""));
+        world.manager.make(&world.text(TWINS, ""));
         world.swarm.client.call(world.outside()).unwrap();
     }
 }
@@ -122,7 +103,7 @@ fn a_programs_port_stays_that_programs_though_the_engine_would_lead_it_on() {
 fn a_program_may_come_where_a_port_is_not_to_be_had() {
     for everywhere in [true, false] {
         let mut world = One::new();
-        let text = world.text(LOCAL);
+        let text = world.text(TWINS, LOCAL);
         world.manager.make(&text);
         let at = if everywhere { Ipv4Addr::UNSPECIFIED } else { world.outside().0 };
         let program = world.program(at);
@@ -144,7 +125,7 @@ fn clients_whose_network_has_the_addresses_of_the_ingress_network_are_answered()
             let address = format!("{address}/24").parse().unwrap();
             link::add_address(&place.netns, "eth0", address).unwrap();
         }
-        world.manager.make(&world.text(""));
+        world.manager.make(&world.text(TWINS, ""));
         let seen = format!("web.1 sees {}", node.doorway.address);
         assert_eq!(world.swarm.client.call_from((client, 0), (host, 8001)).unwrap().0, seen);
         assert_eq!(node.host.call((host, 8001)).unwrap().0, seen);
@@ -154,7 +135,7 @@ fn clients_whose_network_has_the_addresses_of_the_ingress_network_are_answered()
 #[test]
 fn answers_to_what_the_node_began_itself_come_to_it_also_at_a_published_port() {
     let mut world = One::new();
-    world.manager.make(&world.text(""));
+    world.manager.make(&world.text(TWINS, ""));
     // A server outside, and a socket of the node that happens to have the published port's number.
     world.swarm.client.serve("server", 53);
     let to = (world.swarm.client.address, 53);

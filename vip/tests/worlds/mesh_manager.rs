@@ -13,6 +13,28 @@ use vip::mesh::{ClientIp, Config, Enabled, Mesh};
 
 use crate::mesh_support::{PATIENCE, Place, Swarm};
 
+/// A node with a task of `web`, and the mesh on it.
+pub(crate) struct One {
+    pub(crate) swarm: Swarm,
+    pub(crate) task: Place,
+    pub(crate) manager: Manager,
+}
+
+impl One {
+    pub(crate) fn new() -> Self {
+        let mut swarm = Swarm::new("1");
+        let task = swarm.task(0, "web.1", 21, "1");
+        let manager = Manager::new(&swarm, 0, ClientIp::Keep);
+        Self { swarm, task, manager }
+    }
+
+    /// The world in which `web` publishes `ports` and has `labels`.
+    pub(crate) fn text(&self, ports: &str, labels: &str) -> String {
+        let text = Text::new(&self.swarm, 0, ports, labels);
+        text.task("web.1", 0, 21, "serving").sandbox("web.1", &self.task).0
+    }
+}
+
 /// The mesh of one node, driven by hand.
 pub(crate) struct Manager {
     mesh: Mesh,

@@ -20,7 +20,7 @@ use kernel::nft::{
 use kernel::route::{self, Route};
 use kernel::{link, socket, sysctl};
 
-pub(crate) use crate::mesh_manager::{Manager, Text};
+pub(crate) use crate::mesh_manager::{Manager, One, Text};
 
 /// The table of what the engine does for its bridge.
 pub(crate) const ENGINES: Table<'static> = Table { family: Family::Ip, name: "nat" };

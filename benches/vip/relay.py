@@ -4,7 +4,7 @@ import os, statistics
 import peers, planes
 from field import PORT, Field
 from places import until
-from table import measured, spread
+from table import rounds, spread
 
 
 def userspace(run, field):
@@ -19,14 +19,6 @@ def userspace(run, field):
     way = planes.Way("portolan, userspace", place, planes.VIP)
     way.version, way.processes = ours.version, [ours.pid]
     return way
-
-
-def rounds(run, field, tasks, ways, what, *more):
-    seen = {it.name: [] for it in ways}
-    for number in range(run.rounds):
-        for way in ways[number % len(ways):] + ways[:number % len(ways)]:
-            seen[way.name].append(measured(field, tasks, way, what, *more))
-    return seen
 
 
 def relay(run):
